@@ -1,1 +1,33 @@
-//! wip
+//! RabbitMQ for the lobby: a consumer that survives whatever the broker does, and a pooled publisher.
+//!
+//! The only crate that names lapin. Two halves that share nothing but the configuration:
+//!
+//! - [`Consumer`] keeps one queue consumed from a thread of its own. Each [`Delivery`] goes to a
+//!   [`Dispatch`] together with a [`Ticket`]; dropping the ticket acks the delivery, in batches.
+//! - `Publisher` publishes [`notify_protocol`] messages and waits for the broker's confirm.
+
+mod backoff;
+mod broker;
+mod broker_url;
+mod consumer;
+mod delivery;
+mod error;
+mod queue_name;
+mod settlement;
+mod stats;
+mod status;
+mod supervisor;
+mod topology;
+mod window;
+
+pub use backoff::{Backoff, BackoffPolicy};
+pub use broker::BrokerConfig;
+pub use broker_url::{BrokerUrl, BrokerUrlError};
+pub use consumer::{Consumer, ConsumerConfig, ConsumerHandle, Dispatch};
+pub use delivery::Delivery;
+pub use error::ConsumerError;
+pub use queue_name::{MAX_QUEUE_NAME_BYTES, QueueName, QueueNameError, instance_queue};
+pub use settlement::Ticket;
+pub use stats::{ConsumerStats, Count};
+pub use status::{ConsumerStatus, Stopped};
+pub use topology::Topology;

@@ -1,0 +1,117 @@
+//! How long to wait before the next attempt to reach the broker.
+//!
+//! Pure: the random number and the time are arguments. The wait doubles from `base` to `cap` with
+//! *equal jitter* (half fixed, half random), so that a fleet that lost its broker at one moment does
+//! not come back at one moment, and nobody waits for nothing.
+
+use std::time::{Duration, Instant};
+
+/// The limits of the wait between attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackoffPolicy {
+    /// The first wait is at most this long (default 100 ms).
+    pub base: Duration,
+    /// No wait is longer than this (default 5 s).
+    pub cap: Duration,
+    /// A connection that consumed this long counts as good: the next wait is the first again
+    /// (default 1 s, so that even a broker that drops everybody at once cannot be stormed).
+    pub stable_after: Duration,
+}
+
+impl Default for BackoffPolicy {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_millis(100),
+            cap: Duration::from_secs(5),
+            stable_after: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Counts the failures in a row.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    policy: BackoffPolicy,
+    failures: u32,
+    good_since: Option<Instant>,
+}
+
+impl Backoff {
+    /// Starts without a failure.
+    #[must_use]
+    pub fn new(policy: BackoffPolicy) -> Self {
+        Self { policy, failures: 0, good_since: None }
+    }
+
+    /// Failures in a row so far; the attempt that is under way is this plus one.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Notes that the connection works since `now`.
+    pub fn succeeded(&mut self, now: Instant) {
+        self.good_since = Some(now);
+    }
+
+    /// Notes a failure at `now` and returns the wait before the next attempt.
+    ///
+    /// `random` is any number; all 64 bits count.
+    pub fn failed(&mut self, now: Instant, random: u64) -> Duration {
+        if let Some(since) = self.good_since.take()
+            && now.saturating_duration_since(since) >= self.policy.stable_after
+        {
+            self.failures = 0;
+        }
+        let ceiling = ceiling(self.policy, self.failures);
+        self.failures = self.failures.saturating_add(1);
+        let half = ceiling / 2;
+        half + half.mul_f64(random as f64 / u64::MAX as f64)
+    }
+}
+
+/// The longest wait after `failures` earlier failures.
+fn ceiling(policy: BackoffPolicy, failures: u32) -> Duration {
+    let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
+    policy.base.saturating_mul(factor).min(policy.cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let now = Instant::now();
+        let mut backoff = Backoff::new(BackoffPolicy::default());
+        let longest: Vec<_> = (0..8).map(|_| backoff.failed(now, u64::MAX)).collect();
+        assert_eq!(longest, [100, 200, 400, 800, 1600, 3200, 5000, 5000].map(ms));
+        let mut backoff = Backoff::new(BackoffPolicy::default());
+        let shortest: Vec<_> = (0..8).map(|_| backoff.failed(now, 0)).collect();
+        assert_eq!(shortest, [50, 100, 200, 400, 800, 1600, 2500, 2500].map(ms));
+    }
+
+    #[test]
+    fn a_million_failures_do_not_overflow() {
+        let mut backoff = Backoff::new(BackoffPolicy::default());
+        backoff.failures = 1_000_000;
+        assert_eq!(backoff.failed(Instant::now(), u64::MAX), ms(5000));
+    }
+
+    #[test]
+    fn only_a_stable_time_resets() {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(BackoffPolicy::default());
+        backoff.failed(start, 0);
+        backoff.failed(start, 0);
+        backoff.succeeded(start);
+        assert_eq!(backoff.failed(start + ms(999), u64::MAX), ms(400), "too short to count");
+        backoff.succeeded(start);
+        assert_eq!(backoff.failed(start + ms(1000), u64::MAX), ms(100), "stable");
+        assert_eq!(backoff.failures(), 1);
+    }
+}

@@ -1,0 +1,153 @@
+//! Consuming one queue for as long as the process lives.
+//!
+//! A consumer is an OS thread of its own, `amqp-consumer`, with a current-thread runtime: lapin costs
+//! half as much there as on a shared one, and a busy process cannot delay its acks and heartbeats. The
+//! thread keeps a connection, declares the topology, consumes, hands every delivery to the [`Dispatch`],
+//! and starts over, with jittered backoff, after whatever goes wrong.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    backoff::BackoffPolicy,
+    broker::BrokerConfig,
+    delivery::Delivery,
+    settlement::Ticket,
+    stats::ConsumerStats,
+    status::{ConsumerStatus, Stopped},
+    supervisor::Supervisor,
+    topology::Topology,
+};
+
+/// How to consume. [`ConsumerConfig::new`] has the defaults.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConsumerConfig {
+    /// Where the broker is.
+    pub broker: BrokerConfig,
+    /// What to declare and consume from.
+    pub topology: Topology,
+    /// At most this many deliveries are unacked at a time (default 200, at least 1). This bounds the
+    /// memory, and how many messages come again after a lost connection.
+    pub prefetch: u16,
+    /// Whether a second consumer on the queue is refused (default true).
+    pub exclusive: bool,
+    /// Completed deliveries that are acked at once (default a quarter of the prefetch, at most 100).
+    pub ack_batch: u16,
+    /// A completed delivery is acked after this time at the latest (default 5 ms).
+    pub ack_delay: Duration,
+    /// The waits between attempts.
+    pub backoff: BackoffPolicy,
+    /// How long [`ConsumerHandle::stop`] waits for open deliveries (default 5 s).
+    pub stop_timeout: Duration,
+}
+
+impl ConsumerConfig {
+    /// The defaults.
+    #[must_use]
+    pub fn new(broker: BrokerConfig, topology: Topology) -> Self {
+        Self {
+            broker,
+            topology,
+            prefetch: 200,
+            exclusive: true,
+            ack_batch: 50,
+            ack_delay: Duration::from_millis(5),
+            backoff: BackoffPolicy::default(),
+            stop_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets the prefetch, and the ack batch to its quarter (1 to 100).
+    #[must_use]
+    pub fn with_prefetch(mut self, prefetch: u16) -> Self {
+        self.prefetch = prefetch;
+        self.ack_batch = (prefetch / 4).clamp(1, 100);
+        self
+    }
+}
+
+/// What is done with each delivery.
+///
+/// Called on the consumer's own thread, in the queue's order: it must not block, because acks and
+/// heartbeats wait for it. The ticket settles the delivery (ack) when its last clone is dropped; work that
+/// outlives the call keeps a clone. A panic is caught and counted; the delivery then counts as settled.
+pub trait Dispatch: Send + 'static {
+    /// Takes one delivery.
+    fn dispatch(&mut self, delivery: Delivery, ticket: Ticket);
+}
+
+impl<F: FnMut(Delivery, Ticket) + Send + 'static> Dispatch for F {
+    fn dispatch(&mut self, delivery: Delivery, ticket: Ticket) {
+        self(delivery, ticket);
+    }
+}
+
+/// Starts consumers.
+#[derive(Debug)]
+pub struct Consumer;
+
+impl Consumer {
+    /// Starts the consumer's thread, which connects in its own time: see [`ConsumerHandle::status`].
+    ///
+    /// # Errors
+    /// - [`io::ErrorKind::InvalidInput`]: the prefetch is 0, which would mean no limit.
+    /// - any other: the operating system gave no thread or no event queue.
+    pub fn spawn(config: ConsumerConfig, dispatch: impl Dispatch) -> io::Result<ConsumerHandle> {
+        if config.prefetch == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "prefetch is 0, expected 1 to 65535"));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let stats = Arc::new(ConsumerStats::default());
+        let (stop, stop_rx) = watch::channel(false);
+        let (status_tx, status) = watch::channel(ConsumerStatus::Connecting { attempt: 1 });
+        let (ended_tx, ended) = oneshot::channel();
+        let supervisor = Supervisor::new(config, dispatch, stop_rx, status_tx.clone(), stats.clone());
+        let thread = thread::Builder::new().name("amqp-consumer".into()).spawn(move || {
+            let stopped = runtime.block_on(supervisor.run());
+            // A name lookup that hangs must not keep the thread.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            status_tx.send_replace(ConsumerStatus::Stopped);
+            let _ = ended_tx.send(stopped);
+        })?;
+        Ok(ConsumerHandle { stop, status, stats, ended, thread })
+    }
+}
+
+/// Owns a running consumer. Dropping it stops the consumer in the background.
+#[derive(Debug)]
+pub struct ConsumerHandle {
+    stop: watch::Sender<bool>,
+    status: watch::Receiver<ConsumerStatus>,
+    stats: Arc<ConsumerStats>,
+    ended: oneshot::Receiver<Stopped>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl ConsumerHandle {
+    /// Follows what the consumer is doing.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<ConsumerStatus> {
+        self.status.clone()
+    }
+
+    /// The consumer's counters.
+    #[must_use]
+    pub fn stats(&self) -> Arc<ConsumerStats> {
+        self.stats.clone()
+    }
+
+    /// Stops consuming, waits at most `stop_timeout` for deliveries that are still being worked on, acks
+    /// what was completed, closes channel and connection, and ends the thread.
+    ///
+    /// What was not completed, and what had not been dispatched yet, goes back to the queue. Works in every
+    /// state, without a broker too. Cancelling the future leaves the consumer stopping in the background.
+    pub async fn stop(self) -> Stopped {
+        self.stop.send_replace(true);
+        let stopped = self.ended.await.unwrap_or_default();
+        // The thread sent its last word: joining takes no time.
+        let _ = self.thread.join();
+        stopped
+    }
+}

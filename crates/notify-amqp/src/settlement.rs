@@ -1,0 +1,269 @@
+//! From completed deliveries, on any thread, to acks on the consumer's thread.
+//!
+//! A [`Ticket`] stands for one delivery; when its last clone is dropped, the delivery is completed. One
+//! [`Settlement`] belongs to one channel. It wakes the consumer's thread only when that sleeps and there
+//! is something to do: the first completion after an ack (which arms the delay), a full batch, or the
+//! last open delivery while stopping. A settlement whose channel is dead takes no completions: the broker
+//! delivers those messages again on the next channel, and acking them there would ack others.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Context,
+};
+
+use futures_util::task::AtomicWaker;
+
+use crate::window::{Ack, Progress, TagOutOfOrder, Window};
+
+/// The right to settle one delivery. The delivery is acked, soon, after its last clone was dropped.
+///
+/// Clone it into every piece of work that the delivery causes. Dropping is cheap and may happen on any
+/// thread. A ticket that is never dropped keeps its delivery, and all behind it, unacked: in the end the
+/// broker closes the channel (after 30 min by default) and delivers them again.
+#[derive(Clone)]
+pub struct Ticket {
+    _slot: Arc<Slot>,
+}
+
+impl Ticket {
+    /// A ticket that settles nothing, for tests of a dispatch without a broker.
+    #[must_use]
+    pub fn detached() -> Self {
+        let settlement = Arc::new(Settlement::new(1, 1));
+        Self { _slot: Arc::new(Slot { tag: 0, settlement }) }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket")
+    }
+}
+
+struct Slot {
+    tag: u64,
+    settlement: Arc<Settlement>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.settlement.complete(self.tag);
+    }
+}
+
+/// The settlement of one channel.
+pub(crate) struct Settlement {
+    state: Mutex<State>,
+    /// Whether the consumer's task sleeps and wants to be woken. Only ever set by that task.
+    parked: AtomicBool,
+    waker: AtomicWaker,
+}
+
+struct State {
+    window: Window,
+    closed: bool,
+}
+
+/// What the consumer's task finds when it goes to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Deliveries that can be acked.
+    pub(crate) ready: usize,
+    /// Whether they fill a batch.
+    pub(crate) batch_is_full: bool,
+    /// Deliveries still being worked on.
+    pub(crate) open: usize,
+}
+
+impl Settlement {
+    pub(crate) fn new(prefetch: u16, batch: u16) -> Self {
+        Self {
+            state: Mutex::new(State { window: Window::new(prefetch, batch), closed: false }),
+            parked: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Takes in a delivery; also returns the ack that is due because a batch is full.
+    pub(crate) fn deliver(self: &Arc<Self>, tag: u64) -> Result<(Ticket, Option<Ack>), TagOutOfOrder> {
+        let due = {
+            let window = &mut self.lock().window;
+            let due = if window.batch_is_full() { window.take_ack() } else { None };
+            window.deliver(tag)?;
+            due
+        };
+        Ok((Ticket { _slot: Arc::new(Slot { tag, settlement: self.clone() }) }, due))
+    }
+
+    /// Takes the ack for all that is completed without a gap.
+    pub(crate) fn take_ack(&self) -> Option<Ack> {
+        self.lock().window.take_ack()
+    }
+
+    /// The tags completed behind a gap; see [`Window::completed_behind_gap`].
+    pub(crate) fn completed_behind_gap(&self) -> Vec<u64> {
+        self.lock().window.completed_behind_gap()
+    }
+
+    /// How many deliveries the broker waits for an ack of.
+    pub(crate) fn unacked(&self) -> usize {
+        self.lock().window.unacked()
+    }
+
+    /// Announces that the task of `cx` goes to sleep, and returns what is due before it does.
+    ///
+    /// A completion that this call does not see wakes the task.
+    pub(crate) fn park(&self, cx: &Context<'_>) -> Due {
+        self.waker.register(cx.waker());
+        self.parked.store(true, Ordering::SeqCst);
+        let window = &self.lock().window;
+        Due { ready: window.ready(), batch_is_full: window.batch_is_full(), open: window.open() }
+    }
+
+    /// Announces that the task is awake: completions need not wake it.
+    pub(crate) fn unpark(&self) {
+        self.parked.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends the settlement: the channel is dead, completions go into nothing.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    fn complete(&self, tag: u64) {
+        let (progress, idle) = {
+            let mut state = self.lock();
+            if state.closed {
+                return;
+            }
+            (state.window.complete(tag), state.window.open() == 0)
+        };
+        if (progress != Progress::Nothing || idle) && self.parked.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Bench {
+        settlement: Arc<Settlement>,
+        wakes: Arc<Wakes>,
+    }
+
+    impl Bench {
+        fn new(prefetch: u16, batch: u16) -> Self {
+            let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+            Self { settlement: Arc::new(Settlement::new(prefetch, batch)), wakes }
+        }
+
+        fn deliver(&self, tag: u64) -> Ticket {
+            self.settlement.deliver(tag).unwrap().0
+        }
+
+        fn park(&self) -> Due {
+            self.settlement.park(&Context::from_waker(&Waker::from(self.wakes.clone())))
+        }
+
+        fn wakes(&self) -> usize {
+            self.wakes.0.load(Ordering::SeqCst)
+        }
+    }
+
+    #[test]
+    fn only_the_last_clone_completes() {
+        let bench = Bench::new(10, 10);
+        let ticket = bench.deliver(1);
+        let clone = ticket.clone();
+        drop(ticket);
+        assert_eq!(bench.settlement.take_ack(), None);
+        drop(clone);
+        assert_eq!(bench.settlement.take_ack(), Some(Ack { tag: 1, messages: 1 }));
+    }
+
+    #[test]
+    fn a_sleeping_consumer_is_woken_by_the_first_and_by_the_batch_only() {
+        let bench = Bench::new(10, 3);
+        let mut tickets: Vec<_> = (1..=6).map(|tag| bench.deliver(tag)).collect();
+        assert_eq!(bench.park(), Due { ready: 0, batch_is_full: false, open: 6 });
+        let mut complete_next = || drop(tickets.remove(0));
+        complete_next();
+        assert_eq!(bench.wakes(), 1, "the first arms the delay");
+        bench.park();
+        complete_next();
+        assert_eq!(bench.wakes(), 1, "the second changes nothing");
+        complete_next();
+        assert_eq!(bench.wakes(), 2, "the third fills the batch");
+    }
+
+    #[test]
+    fn an_awake_consumer_is_not_woken() {
+        let bench = Bench::new(10, 1);
+        bench.park();
+        bench.settlement.unpark();
+        drop(bench.deliver(1));
+        assert_eq!(bench.wakes(), 0);
+        assert_eq!(bench.park().ready, 1, "it sees the completion before it sleeps");
+    }
+
+    #[test]
+    fn the_last_open_delivery_wakes_even_behind_acked_ones() {
+        let bench = Bench::new(10, 10);
+        let (first, second) = (bench.deliver(1), bench.deliver(2));
+        drop(first);
+        bench.park();
+        drop(second);
+        assert_eq!(bench.wakes(), 1);
+    }
+
+    #[test]
+    fn a_full_batch_is_acked_before_the_next_delivery() {
+        let bench = Bench::new(10, 2);
+        (1..=2).for_each(|tag| drop(bench.deliver(tag)));
+        let (_ticket, due) = bench.settlement.deliver(3).unwrap();
+        assert_eq!(due, Some(Ack { tag: 2, messages: 2 }));
+    }
+
+    #[test]
+    fn a_dead_channels_tickets_complete_into_nothing() {
+        let bench = Bench::new(10, 1);
+        let ticket = bench.deliver(1);
+        bench.park();
+        bench.settlement.close();
+        drop(ticket);
+        assert_eq!((bench.settlement.take_ack(), bench.wakes()), (None, 0));
+    }
+
+    #[test]
+    fn completions_from_many_threads_are_all_acked() {
+        let bench = Bench::new(1000, 7);
+        let tickets: Vec<_> = (1..=1000).map(|tag| bench.deliver(tag)).collect();
+        let mut hands: Vec<Vec<Ticket>> = (0..4).map(|_| Vec::new()).collect();
+        tickets.into_iter().enumerate().for_each(|(n, ticket)| hands[n % 4].push(ticket));
+        std::thread::scope(|scope| {
+            hands.into_iter().for_each(|hand| drop(scope.spawn(move || drop(hand))));
+        });
+        assert_eq!(bench.settlement.take_ack(), Some(Ack { tag: 1000, messages: 1000 }));
+    }
+}
