@@ -65,7 +65,16 @@ pub(crate) struct Settlement {
 
 struct State {
     window: Window,
-    closed: bool,
+    phase: Phase,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No more deliveries come in; the last completion wakes the consumer.
+    Draining,
+    /// The channel is dead.
+    Closed,
 }
 
 /// What the consumer's task finds when it goes to sleep.
@@ -82,7 +91,7 @@ pub(crate) struct Due {
 impl Settlement {
     pub(crate) fn new(prefetch: u16, batch: u16) -> Self {
         Self {
-            state: Mutex::new(State { window: Window::new(prefetch, batch), closed: false }),
+            state: Mutex::new(State { window: Window::new(prefetch, batch), phase: Phase::Open }),
             parked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
@@ -129,20 +138,26 @@ impl Settlement {
         self.parked.store(false, Ordering::SeqCst);
     }
 
+    /// From now on the completion of the last open delivery wakes the task too.
+    pub(crate) fn drain(&self) {
+        self.lock().phase = Phase::Draining;
+    }
+
     /// Ends the settlement: the channel is dead, completions go into nothing.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        self.lock().phase = Phase::Closed;
     }
 
     fn complete(&self, tag: u64) {
-        let (progress, idle) = {
+        let due = {
             let mut state = self.lock();
-            if state.closed {
+            if state.phase == Phase::Closed {
                 return;
             }
-            (state.window.complete(tag), state.window.open() == 0)
+            let progress = state.window.complete(tag);
+            progress != Progress::Nothing || (state.phase == Phase::Draining && state.window.open() == 0)
         };
-        if (progress != Progress::Nothing || idle) && self.parked.load(Ordering::SeqCst) {
+        if due && self.parked.load(Ordering::SeqCst) {
             self.waker.wake();
         }
     }
@@ -228,12 +243,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_open_delivery_wakes_even_behind_acked_ones() {
+    fn while_draining_the_last_completion_wakes_even_behind_a_gap_that_closed_before() {
         let bench = Bench::new(10, 10);
         let (first, second) = (bench.deliver(1), bench.deliver(2));
         drop(first);
         bench.park();
         drop(second);
+        assert_eq!(bench.wakes(), 0, "an ack is armed already");
+        let third = bench.deliver(3);
+        bench.settlement.drain();
+        drop(third);
         assert_eq!(bench.wakes(), 1);
     }
 
