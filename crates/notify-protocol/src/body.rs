@@ -39,7 +39,8 @@ impl<'a> Body<'a> {
         let text = str::from_utf8(bytes).map_err(non_json)?;
         // Skips values iteratively, which is what makes deep nesting harmless.
         serde_json::from_str::<IgnoredAny>(text).map_err(non_json)?;
-        let json = trim(bytes);
+        // What is left around a valid value is JSON's own white space, no form feed.
+        let json = bytes.trim_ascii();
         match json.first() {
             Some(b'{') => Ok(Body { json }),
             first => Err(DropReason::NotObject { found: json_type(first) }),
@@ -82,14 +83,6 @@ impl fmt::Debug for Body<'_> {
 
 fn non_json(problem: impl fmt::Display) -> DropReason {
     DropReason::NonJson { problem: problem.to_string() }
-}
-
-/// Strips JSON's own white space; `trim_ascii` would strip a form feed too.
-fn trim(bytes: &[u8]) -> &[u8] {
-    let significant = |byte: &u8| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-    let start = bytes.iter().position(significant).unwrap_or(bytes.len());
-    let end = bytes.iter().rposition(significant).map_or(start, |last| last + 1);
-    bytes.get(start..end).unwrap_or_default()
 }
 
 /// The type of a valid JSON value from its first byte.

@@ -1,7 +1,5 @@
 //! What holds for every input: no panic, the publisher's bytes untouched, one line a message.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use notify_protocol::{
     Address, Body, HeaderValue, Limits, Notification, UNDECODABLE_HEADERS_MARKER, UserId, decode,
 };
