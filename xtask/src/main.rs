@@ -1,1 +1,85 @@
-fn main() {}
+//! The repository's chores: `cargo xtask <command>`.
+//!
+//! One module per command; [`broker`] gives every one of them a RabbitMQ without a person's help.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod broker;
+mod broker_command;
+mod ci;
+mod docker;
+mod e2e;
+mod progress;
+mod run;
+mod tests_command;
+
+/// Chores of the lobby's repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find or make a broker, start the lobby, show a unicast, a broadcast and a message for nobody.
+    Run {
+        /// Stop after the demonstration, with exit code 0 or 1.
+        #[arg(long)]
+        once: bool,
+        /// Allow Docker to pull RabbitMQ's official image.
+        #[arg(long)]
+        pull: bool,
+    },
+    /// Everything that CI checks, cheapest first.
+    Ci,
+    /// Unit tests, doc tests and broker tests.
+    Test,
+    /// End-to-end tests: the built `lobby` against a real broker and real sockets.
+    E2e {
+        /// Run only the scenarios whose name contains this text.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
+    /// Start a broker and keep it until Ctrl-C.
+    Broker(broker_command::Options),
+    /// Build the image `lobby-rabbitmq:local` where no registry can be reached.
+    BrokerImage {
+        /// Build it even if it is there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Run a command with a Docker Engine: the machine's, or a private one for the time of the command.
+    WithDocker {
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Cleans up after an xtask that was killed; started by xtask itself.
+    #[command(hide = true)]
+    Guard(broker::guard::Ward),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run { once, pull } => run::run(once, pull).await,
+        Command::Ci => ci::ci().await,
+        Command::Test => tests_command::test().await,
+        Command::E2e { only } => e2e::e2e(only.as_deref()).await,
+        Command::Broker(options) => broker_command::run(options).await,
+        Command::BrokerImage { force } => docker::broker_image(force).await,
+        Command::WithDocker { command } => docker::with_docker(&command).await,
+        Command::Guard(ward) => broker::guard::watch(&ward).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! A RabbitMQ for one run.
+pub(crate) mod guard;
