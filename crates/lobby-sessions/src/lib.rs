@@ -1,1 +1,48 @@
-//! wip
+//! The lobby's connected players: who is logged in, what waits for each, and how it reaches the socket.
+//!
+//! The way of a notification: [`Sessions::broadcast`] or [`Sessions::unicast`] → the inbox of a shard → its
+//! registry → the outbox of each addressed session → one vectored write. The message is encoded once
+//! ([`Frame`]) and shared; each session's outbox is bounded in bytes; a client that does not read costs only
+//! itself.
+//!
+//! This crate knows neither AMQP nor listeners: connections come in through [`Sessions::admit`] once they have
+//! logged in.
+
+mod auth;
+mod close;
+mod command;
+mod config;
+mod farewell;
+mod frame;
+mod histogram;
+mod inbound;
+mod inbox;
+mod line;
+mod log_gate;
+mod outbox;
+mod reader;
+mod registry;
+pub mod reply;
+mod session;
+mod sessions;
+mod shard;
+mod stats;
+mod transport;
+mod websocket;
+
+pub use auth::{Authenticator, Identity, Refused, Verdict};
+pub use close::CloseReason;
+pub use command::Command;
+pub use config::SessionsConfig;
+pub use farewell::farewell;
+pub use frame::{DeliveryClock, Frame, FrameKind};
+pub use histogram::{Histogram, Snapshot};
+pub use inbound::{Event, Inbound};
+pub use log_gate::LogGate;
+pub use outbox::OverflowPolicy;
+pub use registry::DuplicateLogin;
+pub use session::Admission;
+pub use sessions::Sessions;
+pub use stats::{CLOSE_CODES, SessionStats};
+pub use transport::Transport;
+pub use websocket::pong_frame;

@@ -1,0 +1,189 @@
+//! One outgoing message, encoded once and shared by every session it goes to.
+//!
+//! A WebSocket frame from a server is not masked (RFC 6455, 5.1), so its header and the newline-framed line
+//! stand in one buffer: WebSocket sessions send all of it, TCP sessions send it from an offset.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use notify_protocol::Body;
+
+use crate::Histogram;
+
+/// The longest header of an unmasked frame: two bytes and a 64-bit length.
+const MAX_HEADER: usize = 10;
+const FIN: u8 = 0x80;
+
+/// How a WebSocket session receives messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FrameKind {
+    /// A text frame: what every browser and current client expects.
+    #[default]
+    Text,
+    /// A binary frame, for the old Python client.
+    Binary,
+}
+
+impl FrameKind {
+    const fn opcode(self) -> u8 {
+        match self {
+            Self::Text => 0x1,
+            Self::Binary => 0x2,
+        }
+    }
+}
+
+/// An encoded message. Cloning shares the bytes.
+#[derive(Debug, Clone)]
+pub struct Frame(Arc<Encoded>);
+
+#[derive(Debug)]
+struct Encoded {
+    bytes: Box<[u8]>,
+    /// Where the line begins: the length of the WebSocket header.
+    line_at: usize,
+    clock: Option<DeliveryClock>,
+}
+
+/// Measures from the broker's delivery to the moment when the last session has let go of the frame.
+#[derive(Debug)]
+pub struct DeliveryClock {
+    received_at: Instant,
+    histogram: Arc<Histogram>,
+}
+
+impl DeliveryClock {
+    /// Starts at `received_at`; the time is recorded in `histogram` when the last clone of the frame is dropped,
+    /// which is when every addressed session has written it to its socket or was closed.
+    pub fn new(received_at: Instant, histogram: Arc<Histogram>) -> Self {
+        Self { received_at, histogram }
+    }
+}
+
+impl Drop for DeliveryClock {
+    fn drop(&mut self) {
+        self.histogram.record(self.received_at.elapsed());
+    }
+}
+
+impl Frame {
+    /// Encodes a notification: one allocation, one copy, for all sessions together.
+    pub fn notification(body: &Body<'_>, kind: FrameKind, clock: Option<DeliveryClock>) -> Self {
+        Self::encode(body.len(), kind, clock, |line| body.append_line_to(line))
+    }
+
+    /// Encodes a message of the lobby's own; `json` must not hold a newline.
+    pub fn control(json: &str, kind: FrameKind) -> Self {
+        debug_assert!(!json.contains(['\n', '\r']), "a raw line break would end the line early");
+        Self::encode(json.len(), kind, None, |line| line.extend_from_slice(json.as_bytes()))
+    }
+
+    /// Bytes for WebSocket sessions only (pong and close frames); TCP sessions send nothing for it.
+    pub(crate) fn websocket_only(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Encoded { line_at: bytes.len(), bytes: bytes.into(), clock: None }))
+    }
+
+    fn encode(
+        json_len: usize,
+        kind: FrameKind,
+        clock: Option<DeliveryClock>,
+        write_json: impl FnOnce(&mut Vec<u8>),
+    ) -> Self {
+        let payload_len = json_len + 1;
+        let mut bytes = Vec::with_capacity(MAX_HEADER + payload_len);
+        push_header(&mut bytes, kind.opcode(), payload_len);
+        let line_at = bytes.len();
+        write_json(&mut bytes);
+        bytes.push(b'\n');
+        debug_assert_eq!(bytes.len() - line_at, payload_len);
+        Self(Arc::new(Encoded { bytes: bytes.into(), line_at, clock }))
+    }
+
+    /// What a TCP session sends: the object and `\n`.
+    pub fn line(&self) -> &[u8] {
+        &self.0.bytes[self.0.line_at..]
+    }
+
+    /// What a WebSocket session sends: one unmasked frame around the same line.
+    pub fn websocket(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// How long ago the broker delivered this, when it came from the broker.
+    pub fn age(&self) -> Option<Duration> {
+        self.0.clock.as_ref().map(|clock| clock.received_at.elapsed())
+    }
+}
+
+/// Appends the header of one unfragmented, unmasked frame (RFC 6455, 5.2).
+pub(crate) fn push_header(out: &mut Vec<u8>, opcode: u8, payload_len: usize) {
+    out.push(FIN | opcode);
+    if let Ok(short @ 0..=125) = u8::try_from(payload_len) {
+        out.push(short);
+    } else if let Ok(medium) = u16::try_from(payload_len) {
+        out.push(126);
+        out.extend_from_slice(&medium.to_be_bytes());
+    } else {
+        out.push(127);
+        out.extend_from_slice(&(payload_len as u64).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify_protocol::Limits;
+
+    use super::*;
+
+    fn encode(json: &str, kind: FrameKind) -> Frame {
+        let limits = Limits::default();
+        let body = Body::check(json.as_bytes(), &limits).expect("an object");
+        Frame::notification(&body, kind, None)
+    }
+
+    #[test]
+    fn line_and_websocket_frame_share_one_buffer() {
+        let frame = encode(r#"{"a":1}"#, FrameKind::Text);
+        assert_eq!(frame.line(), b"{\"a\":1}\n");
+        assert_eq!(frame.websocket(), b"\x81\x08{\"a\":1}\n");
+        assert!(frame.websocket().ends_with(frame.line()));
+    }
+
+    #[test]
+    fn binary_kind_changes_the_opcode_and_nothing_else() {
+        let (text, binary) = (encode("{}", FrameKind::Text), encode("{}", FrameKind::Binary));
+        assert_eq!(binary.websocket()[0], 0x82);
+        assert_eq!(binary.websocket()[1..], text.websocket()[1..]);
+    }
+
+    #[test]
+    fn header_grows_with_the_payload_at_the_limits_of_rfc_6455() {
+        for (payload, header) in [(3, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let json = format!("{{{}}}", " ".repeat(payload - 3));
+            let frame = Frame::control(&json, FrameKind::Text);
+            assert_eq!(frame.websocket().len(), header + payload, "payload {payload}");
+            assert_eq!(frame.line().len(), payload);
+        }
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_become_blanks() {
+        assert_eq!(encode("{\r\n \"a\":\n1}", FrameKind::Text).line(), b"{   \"a\": 1}\n");
+    }
+
+    #[test]
+    fn the_clock_stops_when_the_last_clone_is_gone() {
+        let histogram = Arc::new(Histogram::default());
+        let limits = Limits::default();
+        let body = Body::check(b"{}", &limits).expect("an object");
+        let clock = DeliveryClock::new(Instant::now(), Arc::clone(&histogram));
+        let frame = Frame::notification(&body, FrameKind::Text, Some(clock));
+        let second = frame.clone();
+        drop(frame);
+        assert_eq!(histogram.snapshot().count, 0);
+        drop(second);
+        assert_eq!(histogram.snapshot().count, 1);
+    }
+}

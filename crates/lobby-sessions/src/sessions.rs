@@ -1,0 +1,159 @@
+//! The door to all sessions: hands notifications and logins to the shard that owns them.
+
+use std::{
+    hash::BuildHasher,
+    io,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use foldhash::fast::FixedState;
+use notify_protocol::UserId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Admission, Authenticator, Frame, Histogram, SessionStats, SessionsConfig,
+    inbox::Inbox,
+    shard::{Control, Delivery, Shard, Target},
+    stats::ShardStats,
+};
+
+/// Logins and orders that may wait for one shard before the sender waits.
+const CONTROL_CAPACITY: usize = 256;
+
+/// All sessions of this instance. `T` is the caller's proof that a delivery is in hand: it is dropped once the
+/// message stands in the outbox of every addressed session.
+///
+/// Threads end after [`Sessions::shut_down`].
+#[derive(Debug)]
+pub struct Sessions<T> {
+    shards: Vec<Door<T>>,
+    config: Arc<SessionsConfig>,
+    delivery_time: Arc<Histogram>,
+}
+
+#[derive(Debug)]
+struct Door<T> {
+    inbox: Arc<Inbox<Delivery<T>>>,
+    control: mpsc::Sender<Control>,
+    stats: Arc<ShardStats>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<T: Clone + Send + 'static> Sessions<T> {
+    /// Starts the shards' threads.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue; the lobby cannot run then.
+    pub fn start(config: SessionsConfig, authenticator: Arc<dyn Authenticator>) -> io::Result<Self> {
+        let config = Arc::new(config);
+        let shards = (0..config.shards.max(1))
+            .map(|index| Door::open(index, &config, &authenticator))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { shards, config, delivery_time: Arc::default() })
+    }
+
+    /// Hands a message to every logged-in session. Waits only when a shard is `inbox_capacity` deliveries behind.
+    pub fn broadcast(&self, frame: &Frame, ticket: &T) {
+        for shard in &self.shards {
+            shard.inbox.push(Delivery {
+                target: Target::Everyone,
+                frame: frame.clone(),
+                ticket: ticket.clone(),
+            });
+        }
+    }
+
+    /// Hands a message to the sessions of one user; the owning shard counts it as `not_connected` if there are
+    /// none. Waits only when that shard is `inbox_capacity` deliveries behind.
+    pub fn unicast(&self, user: UserId, frame: Frame, ticket: T) {
+        self.door_of(user).inbox.push(Delivery { target: Target::User(user), frame, ticket });
+    }
+
+    /// Hands over a connection that has logged in. The socket is closed if the shard is gone.
+    pub async fn admit(&self, admission: Admission) {
+        let door = self.door_of(admission.identity.user);
+        let _ = door.control.send(Control::Admit(Box::new(admission))).await;
+    }
+
+    /// Closes every session with 1012 after what waits for it, and refuses new ones; returns how many had not
+    /// read to the end `within` the limit.
+    pub async fn drain(&self, within: Duration) -> usize {
+        let mut answers = Vec::new();
+        for shard in &self.shards {
+            let (done, answer) = oneshot::channel();
+            if shard.control.send(Control::Drain { within, done }).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        let mut left = 0;
+        for answer in answers {
+            left += answer.await.unwrap_or(0);
+        }
+        left
+    }
+
+    /// Ends the shards' threads and waits for them. What was handed over before is delivered first.
+    pub fn shut_down(&self) {
+        self.shards.iter().for_each(|shard| shard.inbox.close());
+        for shard in &self.shards {
+            let thread = shard.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                // A shard that panicked has been reported by the panic hook.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    /// Figures of all shards together.
+    pub fn stats(&self) -> SessionStats {
+        let mut total = SessionStats::default();
+        self.shards.iter().for_each(|shard| total.add(&shard.stats));
+        total
+    }
+
+    /// Time from the broker's delivery to the last socket write.
+    pub fn delivery_time(&self) -> &Arc<Histogram> {
+        &self.delivery_time
+    }
+
+    /// The limits in force.
+    pub fn config(&self) -> &SessionsConfig {
+        &self.config
+    }
+
+    fn door_of(&self, user: UserId) -> &Door<T> {
+        let hash = FixedState::default().hash_one(user);
+        &self.shards[(hash % self.shards.len() as u64) as usize]
+    }
+}
+
+impl<T: Send + 'static> Door<T> {
+    fn open(
+        index: usize,
+        config: &Arc<SessionsConfig>,
+        authenticator: &Arc<dyn Authenticator>,
+    ) -> io::Result<Self> {
+        let inbox = Arc::new(Inbox::new(config.inbox_capacity.max(1)));
+        let (control, orders) = mpsc::channel(CONTROL_CAPACITY);
+        let stats = Arc::new(ShardStats::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn({
+            let (inbox, config, stats) = (Arc::clone(&inbox), Arc::clone(config), Arc::clone(&stats));
+            let authenticator = Arc::clone(authenticator);
+            move || {
+                let shard = Rc::new(Shard::new(config, stats, authenticator));
+                runtime.block_on(shard.run(inbox, orders));
+            }
+        })?;
+        Ok(Self { inbox, control, stats, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+impl<T> Drop for Sessions<T> {
+    fn drop(&mut self) {
+        self.shards.iter().for_each(|shard| shard.inbox.close());
+    }
+}
