@@ -18,6 +18,22 @@ pub struct BrokerUrl {
     connect_timeout: Option<Duration>,
 }
 
+impl Default for BrokerUrl {
+    /// A broker on this machine as RabbitMQ comes: `amqp://guest:guest@127.0.0.1:5672/%2f`.
+    fn default() -> Self {
+        Self {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port: 5672,
+            user: "guest".into(),
+            password: "guest".into(),
+            vhost: "/".into(),
+            heartbeat: None,
+            connect_timeout: None,
+        }
+    }
+}
+
 impl BrokerUrl {
     /// Parses `amqp://[user[:password]@]host[:port][/vhost][?heartbeat=s&connection_timeout=ms]`.
     ///

@@ -40,6 +40,10 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// Every metric label that [`DropReason::as_str`] can give.
+    pub const LABELS: [&'static str; 5] =
+        ["non_json", "not_object", "invalid_user_id", "too_large", "undecodable_headers"];
+
     /// The metric label: `non_json`, `not_object`, `invalid_user_id`, `too_large` or `undecodable_headers`.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

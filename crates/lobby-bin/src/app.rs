@@ -1,0 +1,274 @@
+//! The parts put together: build, run until a signal, drain.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use lobby_sessions::{Admission, Authenticator, Sessions, SessionsConfig, Transport};
+use notify_amqp::{
+    BackoffPolicy, BrokerConfig, Consumer, ConsumerConfig, ConsumerHandle, Ticket, Topology, instance_queue,
+};
+use notify_protocol::{Limits, UserId};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    Failure, admin,
+    broker_watch::explain_missing_broker,
+    config::{Address, Config},
+    dispatch::{Dispatcher, Outcomes},
+    handshake::{Counts, Gate},
+    listener::{Acceptor, bind},
+    login::{self, Jwks, Verifier},
+    metrics::Figures,
+    readiness::Readiness,
+    upgrade::OriginPolicy,
+};
+
+/// Logins that may wait for their shard.
+const ADMISSIONS: usize = 256;
+/// A session that is being closed has this long to read its last words.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// A lobby that serves.
+pub struct App {
+    drain_timeout: Duration,
+    sessions: Arc<Sessions<Ticket>>,
+    consumer: ConsumerHandle,
+    readiness: Readiness,
+    handshakes: TaskTracker,
+    /// Cancelled when no more connections are accepted.
+    stop_accepting: CancellationToken,
+    /// Cancelled when the process is about to end.
+    stop_admin: CancellationToken,
+    acceptors: Vec<JoinHandle<()>>,
+}
+
+impl App {
+    /// Binds, starts the sessions' threads and the consumer.
+    pub async fn build(mut config: Config) -> Result<Self, Failure> {
+        if !config.has_login() {
+            invent_login(&mut config)?;
+        }
+        let listeners = Listeners::bind(&config)?;
+        let verifier = Arc::new(open_verifier(&config).await?);
+        let sessions = start_sessions(&config, Arc::clone(&verifier) as Arc<dyn Authenticator>)?;
+        let outcomes = Arc::new(Outcomes::default());
+        let consumer = start_consumer(&config, &sessions, &outcomes)?;
+        let readiness = Readiness::new(consumer.status());
+        tokio::spawn(explain_missing_broker(consumer.status(), config.broker_url.clone()));
+
+        let gate = Arc::new(Gate {
+            authenticator: verifier,
+            login_timeout: config.login_timeout,
+            max_login_bytes: config.max_login.0,
+            origins: OriginPolicy::new(&config.origins),
+            frame: config.frame,
+            retry_spread_ms: millis(config.retry_spread),
+            counts: Counts::default(),
+        });
+        let figures = Figures {
+            sessions: Arc::clone(&sessions),
+            outcomes,
+            consumer: consumer.stats(),
+            gate: Arc::clone(&gate),
+        };
+        let mut app = Self {
+            drain_timeout: config.drain_timeout,
+            sessions,
+            consumer,
+            readiness,
+            handshakes: TaskTracker::new(),
+            stop_accepting: CancellationToken::new(),
+            stop_admin: CancellationToken::new(),
+            acceptors: Vec::new(),
+        };
+        app.serve(listeners, gate, figures, config.max_connections);
+        Ok(app)
+    }
+
+    fn serve(&mut self, listeners: Listeners, gate: Arc<Gate>, figures: Figures, max_connections: usize) {
+        let (admitted, logins) = mpsc::channel(ADMISSIONS);
+        tokio::spawn(admit(logins, Arc::clone(&self.sessions)));
+        let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        for (transport, listener) in
+            [(Transport::Tcp, listeners.tcp), (Transport::WebSocket, listeners.websocket)]
+        {
+            let Some(listener) = listener else { continue };
+            let acceptor = Acceptor {
+                transport,
+                gate: Arc::clone(&gate),
+                places: Arc::clone(&places),
+                admitted: admitted.clone(),
+                handshakes: self.handshakes.clone(),
+                stop: self.stop_accepting.clone(),
+            };
+            self.acceptors.push(tokio::spawn(acceptor.run(listener)));
+        }
+        if let Some(listener) = listeners.admin {
+            let stop = self.stop_admin.clone();
+            tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, stop));
+        }
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+    pub async fn run(self) -> Result<(), Failure> {
+        let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, limit_ms = millis(self.drain_timeout), "draining");
+        tokio::select! {
+            () = self.drain() => Ok(()),
+            _ = terminate.recv() => Err(second_signal()),
+            _ = interrupt.recv() => Err(second_signal()),
+        }
+    }
+
+    /// Not ready → no new connections → stop consuming, settle what was handed over → write what waits → 1012 →
+    /// end. Takes at most `drain_timeout`.
+    async fn drain(self) {
+        let deadline = Instant::now() + self.drain_timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.readiness.begin_drain();
+        self.stop_accepting.cancel();
+        for acceptor in self.acceptors {
+            let _ = acceptor.await;
+        }
+        match timeout(left() / 2, self.consumer.stop()).await {
+            Ok(stopped) => {
+                info!(unfinished = stopped.unfinished, clean = stopped.clean, "consumer stopped");
+            }
+            Err(_) => warn!("the consumer did not stop in time; unacked messages come again"),
+        }
+        let unread = self.sessions.drain(left()).await;
+        self.handshakes.close();
+        let _ = timeout(left(), self.handshakes.wait()).await;
+        let sessions = self.sessions;
+        let ended = tokio::task::spawn_blocking(move || sessions.shut_down());
+        let _ = timeout(left().max(Duration::from_millis(100)), ended).await;
+        self.stop_admin.cancel();
+        info!(sessions_cut_off = unread, "drained");
+    }
+}
+
+fn second_signal() -> Failure {
+    Failure { code: Failure::INTERNAL, error: anyhow::anyhow!("a second signal ended the drain early") }
+}
+
+async fn admit(mut logins: mpsc::Receiver<Admission>, sessions: Arc<Sessions<Ticket>>) {
+    while let Some(admission) = logins.recv().await {
+        sessions.admit(admission).await;
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// With no login configured, only this machine can connect, with a token that dies with the process.
+fn invent_login(config: &mut Config) -> Result<(), Failure> {
+    let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(43).collect();
+    config.secret = crate::config::Secret::new(&secret);
+    let token = login::mint(config, UserId::new(42), Some("Zep"), Duration::from_secs(24 * 60 * 60))?;
+    warn!(
+        %token,
+        "no login is configured: listening on loopback only, with a secret made for this run. Log in as user 42 \
+         with this token; set LOBBY_AUTH__SECRET or LOBBY_AUTH__JWKS for anything else"
+    );
+    Ok(())
+}
+
+async fn open_verifier(config: &Config) -> Result<Verifier, Failure> {
+    let jwks = match config.jwks.as_str() {
+        "" => None,
+        location => {
+            let jwks =
+                Jwks::open(location).await.map_err(|error| Failure { code: Failure::CONFIG, error })?;
+            let jwks = Arc::new(jwks);
+            tokio::spawn(Arc::clone(&jwks).keep_fresh(config.jwks_refresh));
+            Some(jwks)
+        }
+    };
+    Ok(Verifier::new(config, jwks))
+}
+
+fn start_sessions(
+    config: &Config,
+    authenticator: Arc<dyn Authenticator>,
+) -> Result<Arc<Sessions<Ticket>>, Failure> {
+    let defaults = SessionsConfig::default();
+    let sessions = SessionsConfig {
+        shards: if config.shards == 0 { defaults.shards } else { config.shards },
+        outbox_bytes: config.outbox.0,
+        overflow: config.overflow,
+        write_timeout: config.write_timeout,
+        ping_interval: config.ping_interval,
+        max_inbound_bytes: config.max_inbound.0,
+        close_grace: CLOSE_GRACE,
+        retry_spread_ms: millis(config.retry_spread),
+        duplicate_login: config.duplicate_login(),
+        close_on_expiry: config.close_on_expiry,
+        frame: config.frame,
+        inbox_capacity: usize::from(config.prefetch) + defaults.inbox_capacity,
+        ..defaults
+    };
+    let sessions = Sessions::start(sessions, authenticator).context("start the sessions' threads")?;
+    Ok(Arc::new(sessions))
+}
+
+fn start_consumer(
+    config: &Config,
+    sessions: &Arc<Sessions<Ticket>>,
+    outcomes: &Arc<Outcomes>,
+) -> Result<ConsumerHandle, Failure> {
+    let instance = config.instance_name.as_str();
+    let queue = instance_queue(config.exchange.as_str(), instance)
+        .map_err(|error| Failure { code: Failure::CONFIG, error: error.into() })?;
+    let mut broker = BrokerConfig::new(config.broker_url.clone(), format!("lobby {instance}"));
+    broker.heartbeat = config.heartbeat;
+    broker.call_timeout = config.call_timeout;
+    broker.client_properties.push(("instance".to_owned(), instance.to_owned()));
+    let mut topology = Topology::new(config.exchange.as_str(), queue);
+    topology.expires = config.queue_expires;
+    let mut consumer = ConsumerConfig::new(broker, topology);
+    consumer.prefetch = config.prefetch;
+    consumer.ack_batch = config.ack_batch.min(config.prefetch);
+    consumer.ack_delay = config.ack_delay;
+    consumer.backoff = BackoffPolicy { cap: config.reconnect_max, ..BackoffPolicy::default() };
+    consumer.stop_timeout = config.drain_timeout / 3;
+    let limits = Limits { max_body_bytes: config.max_body.0 };
+    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, Arc::clone(outcomes));
+    Ok(Consumer::spawn(consumer, dispatcher).context("start the consumer's thread")?)
+}
+
+/// The sockets that are listened on.
+struct Listeners {
+    tcp: Option<TcpListener>,
+    websocket: Option<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, Failure> {
+        let open = |key: &str, address: Address| match address {
+            Address::Off => Ok(None),
+            Address::At(address) => {
+                bind(key, address).map(Some).map_err(|error| Failure { code: Failure::LISTEN, error })
+            }
+        };
+        Ok(Self {
+            tcp: open("tcp", config.tcp)?,
+            websocket: open("websocket", config.websocket)?,
+            admin: open("admin", config.admin)?,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::parse_duration;
+
+/// Pushes RabbitMQ notifications to connected players.
+#[derive(Debug, Parser)]
+#[command(name = "lobby", version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wrong use, \
+    71 an address could not be listened on, 78 the configuration is not accepted.";
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// The configuration file; else ./lobby.toml or /etc/lobby/lobby.toml, where there is one.
+    #[arg(long, global = true, value_name = "FILE", env = "LOBBY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Sets one key, stronger than file and environment.
+    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the lobby (what `lobby` alone does).
+    Serve,
+    /// Prints a development token, signed with the configured secret.
+    Token {
+        /// The user id that the token speaks for.
+        #[arg(long, allow_negative_numbers = true)]
+        user: i64,
+        /// The login name; user-<id> unless given.
+        #[arg(long)]
+        login: Option<String>,
+        /// How long the token is valid, as in 30s, 10m or 1h.
+        #[arg(long, default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+    },
+    /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.
+    CheckConfig,
+    /// Prints a commented configuration file with all defaults.
+    DefaultConfig,
+    /// Prints the table of all settings for the documentation.
+    #[command(hide = true)]
+    ConfigTable,
+}

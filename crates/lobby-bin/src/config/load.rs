@@ -1,0 +1,343 @@
+//! Puts the layers of the configuration together and remembers where each value came from.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use notify_amqp::BrokerUrl;
+
+use super::settings::{Config, SETTINGS, Setting};
+
+/// Files that are read when none is named; those that do not exist are passed over.
+const USUAL_FILES: [&str; 2] = ["lobby.toml", "/etc/lobby/lobby.toml"];
+
+/// What the configuration is made from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file named by `--config` or `LOBBY_CONFIG`; it must exist.
+    pub file: Option<PathBuf>,
+    /// The environment's variables.
+    pub environment: BTreeMap<String, String>,
+    /// `section.key=value` from flags.
+    pub flags: Vec<String>,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File(PathBuf),
+    Variable(String),
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "environment {name}"),
+            Self::Flag => f.write_str("flag --set"),
+        }
+    }
+}
+
+/// A checked configuration with the origin of each value.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// By `section.key`: the text of the value and where it came from.
+    pub values: BTreeMap<String, (String, Origin)>,
+}
+
+/// Why a configuration is not accepted. The text names the key, where it stands and what would be right.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error("unknown key `{key}` in {origin}{}", suggestion(.nearest))]
+    UnknownKey { key: String, origin: String, nearest: Option<String> },
+    #[error("`{key}` = {value} ({origin}): {problem}")]
+    BadValue { key: String, value: String, origin: String, problem: String },
+    #[error("configuration file {path}: {problem}")]
+    File { path: String, problem: String },
+    #[error("{0}")]
+    Conflict(String),
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
+}
+
+/// Loads and checks the configuration.
+///
+/// # Errors
+/// The first thing that is wrong; nothing is started then.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut loaded = Loaded { config: Config::new(), values: BTreeMap::new() };
+    for setting in SETTINGS {
+        loaded.values.insert(setting.name(), (setting.default.to_owned(), Origin::Default));
+    }
+    if let Some((path, text)) = read_file(sources.file.as_deref())? {
+        apply_file(&mut loaded, &path, &text)?;
+    }
+    apply_faf_aliases(&mut loaded, &sources.environment)?;
+    apply_environment(&mut loaded, &sources.environment)?;
+    for flag in &sources.flags {
+        let (name, value) = flag.split_once('=').ok_or_else(|| ConfigError::BadValue {
+            key: "--set".to_owned(),
+            value: format!("{flag:?}"),
+            origin: "flag".to_owned(),
+            problem: "expected SECTION.KEY=VALUE".to_owned(),
+        })?;
+        let (section, key) = name.split_once('.').unwrap_or((name, ""));
+        set(&mut loaded, section, key, value, Origin::Flag)?;
+    }
+    check_together(&loaded.config)?;
+    Ok(loaded)
+}
+
+fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map_err(|e| ConfigError::File { path: path.display().to_string(), problem: e.to_string() })
+    };
+    match named {
+        Some(path) => Ok(Some((path.to_owned(), read(path)?))),
+        None => match USUAL_FILES.iter().map(Path::new).find(|p| p.is_file()) {
+            Some(path) => Ok(Some((path.to_owned(), read(path)?))),
+            None => Ok(None),
+        },
+    }
+}
+
+fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), ConfigError> {
+    let origin = Origin::File(path.to_owned());
+    let problem = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
+    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| problem(e.to_string()))?;
+    for (section, keys) in document {
+        let toml::Value::Table(keys) = keys else {
+            return Err(unknown(&section, "", &origin));
+        };
+        for (key, value) in keys {
+            let value = scalar_text(&value).ok_or_else(|| {
+                problem(format!("`{section}.{key}` must be a text, a number, true, false or a list of texts"))
+            })?;
+            set(loaded, &section, &key, &value, origin.clone())?;
+        }
+    }
+    Ok(())
+}
+
+fn scalar_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<_>> = items.iter().map(|i| i.as_str()).collect();
+            Some(items?.join(","))
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// The FAF lobby server's own variables, weaker than `LOBBY_BROKER__…` and stronger than a file.
+fn apply_faf_aliases(loaded: &mut Loaded, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let get = |name: &str| environment.get(name).map(String::as_str);
+    if let Some(exchange) = get("MQ_EXCHANGE_NAME") {
+        let origin = Origin::Variable("MQ_EXCHANGE_NAME".to_owned());
+        set(loaded, "broker", "exchange", exchange, origin)?;
+    }
+    let parts = ["MQ_SERVER", "MQ_PORT", "MQ_USER", "MQ_PASSWORD", "MQ_VHOST"];
+    let Some(first) = parts.into_iter().find(|name| environment.contains_key(*name)) else {
+        return Ok(());
+    };
+    let origin = Origin::Variable(format!("{first} and its kin"));
+    let bad = |key: &str, value: &str, problem: String| ConfigError::BadValue {
+        key: key.to_owned(),
+        value: format!("{value:?}"),
+        origin: format!("environment {key}"),
+        problem,
+    };
+    let port = match get("MQ_PORT") {
+        None => 5672,
+        Some(text) => {
+            text.parse().map_err(|_| bad("MQ_PORT", text, "expected a port from 1 to 65535".to_owned()))?
+        }
+    };
+    let host = get("MQ_SERVER").unwrap_or("127.0.0.1");
+    let user = get("MQ_USER").unwrap_or("guest");
+    let password = get("MQ_PASSWORD").unwrap_or("guest");
+    let vhost = get("MQ_VHOST").unwrap_or("/");
+    let url = BrokerUrl::from_parts(host, port, user, password, vhost)
+        .map_err(|error| bad("MQ_SERVER", host, error.to_string()))?;
+    loaded.config.broker_url = url;
+    loaded.values.insert("broker.url".to_owned(), (loaded.config.broker_url.to_string(), origin));
+    Ok(())
+}
+
+/// `LOBBY_<SECTION>__<KEY>`. Variables without `__` are not ours: Kubernetes makes some for a service that is
+/// called lobby.
+fn apply_environment(loaded: &mut Loaded, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (name, value) in environment {
+        let Some((section, key)) = name.strip_prefix("LOBBY_").and_then(|rest| rest.split_once("__")) else {
+            continue;
+        };
+        let (section, key) = (section.to_lowercase(), key.to_lowercase());
+        set(loaded, &section, &key, value, Origin::Variable(name.clone()))?;
+    }
+    Ok(())
+}
+
+fn set(
+    loaded: &mut Loaded,
+    section: &str,
+    key: &str,
+    value: &str,
+    origin: Origin,
+) -> Result<(), ConfigError> {
+    let setting = Setting::find(section, key).ok_or_else(|| unknown(section, key, &origin))?;
+    setting.apply(&mut loaded.config, value).map_err(|problem| ConfigError::BadValue {
+        key: setting.name(),
+        value: if setting.secret { "***".to_owned() } else { format!("{value:?}") },
+        origin: origin.to_string(),
+        problem,
+    })?;
+    loaded.values.insert(setting.name(), (value.to_owned(), origin));
+    Ok(())
+}
+
+fn unknown(section: &str, key: &str, origin: &Origin) -> ConfigError {
+    let name = if key.is_empty() { section.to_owned() } else { format!("{section}.{key}") };
+    let nearest = SETTINGS
+        .iter()
+        .map(|s| (strsim::jaro_winkler(&s.name(), &name), s.name()))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name);
+    ConfigError::UnknownKey { key: name, origin: origin.to_string(), nearest }
+}
+
+fn check_together(config: &Config) -> Result<(), ConfigError> {
+    if config.has_login() {
+        return Ok(());
+    }
+    for (key, address) in [("listen.tcp", config.tcp), ("listen.websocket", config.websocket)] {
+        if let (true, super::Address::At(address)) = (address.is_beyond_loopback(), address) {
+            return Err(ConfigError::Conflict(format!(
+                "`{key}` = {address} can be reached from other machines, but no login is configured: set \
+                 `auth.jwks` (LOBBY_AUTH__JWKS, a URL or file, for production) or `auth.secret` \
+                 (LOBBY_AUTH__SECRET, for development), or listen on 127.0.0.1"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(environment: &[(&str, &str)], flags: &[&str]) -> Sources {
+        Sources {
+            file: None,
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+        }
+    }
+
+    fn file(text: &str) -> (tempfile::NamedTempFile, PathBuf) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        let path = file.path().to_owned();
+        (file, path)
+    }
+
+    #[test]
+    fn each_layer_overrides_the_one_before() {
+        let (_keep, path) = file("[broker]\nprefetch = 10\nexchange = \"a\"\nheartbeat = \"20s\"\n");
+        let environment = [("LOBBY_BROKER__PREFETCH", "20"), ("LOBBY_BROKER__EXCHANGE", "b")];
+        let mut sources = sources(&environment, &["broker.prefetch=30"]);
+        sources.file = Some(path.clone());
+        let loaded = load(&sources).expect("accepted");
+        let config = &loaded.config;
+        assert_eq!((config.prefetch, config.exchange.as_str()), (30, "b"));
+        assert_eq!(config.heartbeat.as_secs(), 20);
+        assert_eq!(loaded.values["broker.heartbeat"].1, Origin::File(path));
+        assert_eq!(loaded.values["broker.prefetch"].1, Origin::Flag);
+        assert_eq!(loaded.values["auth.scope"].1, Origin::Default);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_wherever_it_stands() {
+        let error = load(&sources(&[("LOBBY_BROKER__PREFTECH", "1")], &[])).expect_err("unknown").to_string();
+        assert!(error.contains("broker.preftech") && error.contains("LOBBY_BROKER__PREFTECH"), "{error}");
+        assert!(error.contains("did you mean `broker.prefetch`"), "{error}");
+
+        let (_keep, path) = file("[brocker]\nurl = \"x\"\n");
+        let error =
+            load(&Sources { file: Some(path), ..Sources::default() }).expect_err("unknown").to_string();
+        assert!(error.contains("brocker.url"), "{error}");
+
+        let (_keep, path) = file("url = \"x\"\n");
+        let error =
+            load(&Sources { file: Some(path), ..Sources::default() }).expect_err("unknown").to_string();
+        assert!(error.contains("`url`"), "{error}");
+    }
+
+    #[test]
+    fn variables_that_kubernetes_makes_for_a_service_called_lobby_are_passed_over() {
+        let environment =
+            [("LOBBY_SERVICE_HOST", "10.0.0.1"), ("LOBBY_PORT_8002_TCP", "tcp://10.0.0.1:8002")];
+        assert!(load(&sources(&environment, &[])).is_ok());
+    }
+
+    #[test]
+    fn a_bad_value_names_key_value_and_origin_but_no_secret() {
+        let error = load(&sources(&[("LOBBY_BROKER__PREFETCH", "many")], &[])).expect_err("bad").to_string();
+        assert!(
+            ["broker.prefetch", "many", "LOBBY_BROKER__PREFETCH"].iter().all(|t| error.contains(t)),
+            "{error}"
+        );
+        let error = load(&sources(&[("LOBBY_BROKER__URL", "http://u:hunter2@h")], &[])).expect_err("bad");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn fafs_own_variables_work_and_ours_win_over_them() {
+        let faf = [
+            ("MQ_SERVER", "mq.example"),
+            ("MQ_PORT", "5673"),
+            ("MQ_USER", "faf"),
+            ("MQ_PASSWORD", "p@ss"),
+            ("MQ_VHOST", "/faf-core"),
+            ("MQ_EXCHANGE_NAME", "faf"),
+        ];
+        let loaded = load(&sources(&faf, &[])).expect("accepted");
+        let want = BrokerUrl::parse("amqp://faf:p%40ss@mq.example:5673/%2Ffaf-core").expect("a URL");
+        assert_eq!(loaded.config.broker_url, want);
+        assert_eq!(loaded.config.exchange.as_str(), "faf");
+        assert!(!loaded.values["broker.url"].0.contains("p@ss"));
+
+        let mut both = faf.to_vec();
+        both.push(("LOBBY_BROKER__URL", "amqp://a:b@other:1/v"));
+        let loaded = load(&sources(&both, &[])).expect("accepted");
+        assert_eq!(loaded.config.broker_url, BrokerUrl::parse("amqp://a:b@other:1/v").expect("a URL"));
+    }
+
+    #[test]
+    fn without_a_login_only_loopback_is_listened_on() {
+        let open = ("LOBBY_LISTEN__TCP", "0.0.0.0:8002");
+        let error = load(&sources(&[open], &[])).expect_err("refused").to_string();
+        assert!(error.contains("LOBBY_AUTH__SECRET") && error.contains("LOBBY_AUTH__JWKS"), "{error}");
+        assert!(load(&sources(&[open, ("LOBBY_AUTH__SECRET", "s")], &[])).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_exist() {
+        let sources = Sources { file: Some("/nowhere/lobby.toml".into()), ..Sources::default() };
+        assert!(load(&sources).expect_err("missing").to_string().contains("/nowhere/lobby.toml"));
+    }
+}

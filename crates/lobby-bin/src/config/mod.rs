@@ -1,0 +1,11 @@
+//! Configuration: defaults < TOML file < environment < flags. A key that nobody knows stops the start.
+
+mod load;
+mod print;
+mod settings;
+mod value;
+
+pub use load::{ConfigError, Loaded, Sources, load};
+pub use print::{default_file, effective, markdown_table};
+pub use settings::Config;
+pub use value::{Address, LogFormat, Secret, parse_duration};

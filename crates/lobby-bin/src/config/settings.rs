@@ -1,0 +1,309 @@
+//! Every setting, once: its name, default, meaning, and how its text becomes a value.
+//!
+//! The default configuration file, the check of unknown keys, the environment's names and the table in the
+//! documentation are all made from this list.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use lobby_sessions::{DuplicateLogin, FrameKind, OverflowPolicy};
+use notify_amqp::BrokerUrl;
+
+use super::value::{Address, ByteSize, LogFormat, Name, Secret, parse_duration};
+
+/// The whole configuration, typed and checked key by key. `Config::default()` is blank: the defaults that people
+/// get stand in [`SETTINGS`], as text, and [`Config::new`] applies them.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    pub instance_name: Name,
+    pub broker_url: BrokerUrl,
+    pub exchange: Name,
+    pub prefetch: u16,
+    pub heartbeat: Duration,
+    pub call_timeout: Duration,
+    pub reconnect_max: Duration,
+    pub ack_batch: u16,
+    pub ack_delay: Duration,
+    pub queue_expires: Duration,
+    pub max_body: ByteSize,
+    pub tcp: Address,
+    pub websocket: Address,
+    pub admin: Address,
+    pub max_connections: usize,
+    pub origins: Vec<String>,
+    pub secret: Secret,
+    pub jwks: String,
+    pub jwks_refresh: Duration,
+    pub scope: String,
+    pub issuer: String,
+    pub audience: String,
+    pub leeway: Duration,
+    pub duplicate_login: String,
+    pub max_per_user: usize,
+    pub outbox: ByteSize,
+    pub overflow: OverflowPolicy,
+    pub login_timeout: Duration,
+    pub ping_interval: Duration,
+    pub write_timeout: Duration,
+    pub max_inbound: ByteSize,
+    pub max_login: ByteSize,
+    pub close_on_expiry: bool,
+    pub frame: FrameKind,
+    pub shards: usize,
+    pub drain_timeout: Duration,
+    pub retry_spread: Duration,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Every setting at the default that [`SETTINGS`] names.
+    pub fn new() -> Self {
+        let mut config = Self::default();
+        for setting in SETTINGS {
+            if let Err(error) = setting.apply(&mut config, setting.default) {
+                unreachable!("the default of {} is wrong: {error}", setting.name());
+            }
+        }
+        config
+    }
+
+    /// The policy that `sessions.duplicate_login` and `sessions.max_per_user` amount to.
+    pub fn duplicate_login(&self) -> DuplicateLogin {
+        match self.duplicate_login.as_str() {
+            "allow" => DuplicateLogin::Allow { max: self.max_per_user },
+            "reject" => DuplicateLogin::Reject,
+            _ => DuplicateLogin::Replace,
+        }
+    }
+
+    /// Whether any way to verify a token is configured.
+    pub fn has_login(&self) -> bool {
+        self.secret.is_set() || !self.jwks.is_empty()
+    }
+}
+
+/// One setting.
+pub struct Setting {
+    pub section: &'static str,
+    pub key: &'static str,
+    pub default: &'static str,
+    pub help: &'static str,
+    /// Whether its value must not be printed.
+    pub secret: bool,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+impl Setting {
+    /// `section.key`, as in the file.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("LOBBY_{}__{}", self.section, self.key).to_uppercase()
+    }
+
+    /// Sets it from text; the error says what would be right.
+    pub fn apply(&self, config: &mut Config, text: &str) -> Result<(), String> {
+        (self.set)(config, text)
+    }
+
+    /// Finds a setting by `section` and `key`.
+    pub fn find(section: &str, key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|s| s.section == section && s.key == key)
+    }
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn whole(text: &str, min: usize, max: usize) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (min..=max).contains(n))
+        .ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+}
+
+fn within(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let value = parse_duration(text)?;
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    let show = humantime::format_duration;
+    Err(format!("expected a duration from {} to {}", show(min), show(max)))
+}
+
+fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        format!("expected {}", names.join(" or "))
+    })
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+macro_rules! settings {
+    ($($section:ident . $key:ident = $default:literal $($secret:ident)?, $help:literal,
+       |$config:ident, $text:ident| $set:expr;)*) => {
+        /// All settings, in the order of the default file.
+        pub static SETTINGS: &[Setting] = &[$(Setting {
+            section: stringify!($section),
+            key: stringify!($key),
+            default: $default,
+            help: $help,
+            secret: settings!(@secret $($secret)?),
+            set: |$config, $text| { $set; Ok(()) },
+        }),*];
+    };
+    (@secret secret) => { true };
+    (@secret) => { false };
+}
+
+settings! {
+    instance.name = "", "Names this instance's queue; empty means the host's name (the pod's name on Kubernetes).",
+        |c, t| c.instance_name = if t.is_empty() { Name::host() } else { parse(t)? };
+
+    broker.url = "amqp://guest:guest@127.0.0.1:5672/%2f" secret,
+        "Where RabbitMQ is: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST.",
+        |c, t| c.broker_url = BrokerUrl::parse(t).map_err(|e| e.to_string())?;
+    broker.exchange = "faf-lobby", "The topic exchange that publishers post to.",
+        |c, t| c.exchange = parse(t)?;
+    broker.prefetch = "200", "Deliveries that the broker sends ahead of acks; bounds memory and duplicates.",
+        |c, t| c.prefetch = whole(t, 1, 65_535)? as u16;
+    broker.heartbeat = "10s", "A silent broker counts as lost after twice this.",
+        |c, t| c.heartbeat = within(t, SECOND, 60 * SECOND)?;
+    broker.call_timeout = "10s", "How long one call to the broker may take.",
+        |c, t| c.call_timeout = within(t, 100 * MS, 600 * SECOND)?;
+    broker.reconnect_max = "5s", "The longest wait between two attempts to connect.",
+        |c, t| c.reconnect_max = within(t, 100 * MS, 30 * SECOND)?;
+    broker.ack_batch = "50", "Deliveries that one ack may settle.",
+        |c, t| c.ack_batch = whole(t, 1, 65_535)? as u16;
+    broker.ack_delay = "5ms", "How long a finished delivery may wait for its ack.",
+        |c, t| c.ack_delay = within(t, Duration::ZERO, 10 * SECOND)?;
+    broker.queue_expires = "10m", "The broker deletes this instance's queue when nobody has consumed for so long.",
+        |c, t| c.queue_expires = within(t, SECOND, DAY)?;
+
+    messages.max_body_bytes = "5MiB", "A larger body is dropped as `too_large`.",
+        |c, t| c.max_body = ByteSize::at_least(t, 1)?;
+
+    listen.tcp = "127.0.0.1:8002", "Address for newline-delimited JSON, or \"off\".",
+        |c, t| c.tcp = parse(t)?;
+    listen.websocket = "127.0.0.1:8003", "Address for WebSocket, or \"off\".",
+        |c, t| c.websocket = parse(t)?;
+    listen.admin = "127.0.0.1:8011", "Address for /live, /ready and /metrics, or \"off\".",
+        |c, t| c.admin = parse(t)?;
+    listen.max_connections = "100000", "Connections in all; one more is told to try later (1013, or 503 before the upgrade).",
+        |c, t| c.max_connections = whole(t, 1, 10_000_000)?;
+    listen.origins = "", "Origins that browsers may connect from, separated by commas; empty allows the same host, \"*\" all.",
+        |c, t| c.origins = t.split(',').map(str::trim).filter(|o| !o.is_empty()).map(str::to_owned).collect();
+
+    auth.secret = "" secret, "HS256 secret for development; empty means none.",
+        |c, t| c.secret = Secret::new(t);
+    auth.jwks = "", "URL or file of the JSON Web Key Set for production; empty means none.",
+        |c, t| c.jwks = t.to_owned();
+    auth.jwks_refresh = "10m", "How often the key set is read again.",
+        |c, t| c.jwks_refresh = within(t, SECOND, DAY)?;
+    auth.scope = "lobby", "The scope that a token must carry; empty asks for none.",
+        |c, t| c.scope = t.to_owned();
+    auth.issuer = "", "The issuer that a token must name; empty accepts any.",
+        |c, t| c.issuer = t.to_owned();
+    auth.audience = "", "The audience that a token must name; empty accepts any.",
+        |c, t| c.audience = t.to_owned();
+    auth.leeway = "30s", "How far clocks may differ when `exp` and `nbf` are checked.",
+        |c, t| c.leeway = within(t, Duration::ZERO, 600 * SECOND)?;
+
+    sessions.duplicate_login = "replace", "A second login of a user: \"replace\" the first, \"allow\" both, or \"reject\" it.",
+        |c, t| c.duplicate_login = choice(t, &[("replace", "replace"), ("allow", "allow"), ("reject", "reject")])?.to_owned();
+    sessions.max_per_user = "4", "Sessions a user under \"allow\"; one more replaces the oldest.",
+        |c, t| c.max_per_user = whole(t, 1, 1000)?;
+    sessions.outbox_bytes = "1MiB", "Bytes that may wait for one client.",
+        |c, t| c.outbox = ByteSize::at_least(t, 1024)?;
+    sessions.overflow = "disconnect", "When they are not enough: \"disconnect\" with 4000, or \"drop_oldest\".",
+        |c, t| c.overflow = choice(t, &[("disconnect", OverflowPolicy::Disconnect), ("drop_oldest", OverflowPolicy::DropOldest)])?;
+    sessions.login_timeout = "30s", "How long a connection may take to log in.",
+        |c, t| c.login_timeout = within(t, 10 * MS, 600 * SECOND)?;
+    sessions.ping_interval = "45s", "Silence after which a client is pinged; two unanswered pings close with 4001.",
+        |c, t| c.ping_interval = within(t, 10 * MS, DAY)?;
+    sessions.write_timeout = "60s", "How long messages may wait for a client before it counts as too slow.",
+        |c, t| c.write_timeout = within(t, 100 * MS, DAY)?;
+    sessions.max_inbound_bytes = "64KiB", "The largest message of a logged-in client.",
+        |c, t| c.max_inbound = ByteSize::at_least(t, 64)?;
+    sessions.max_login_bytes = "16KiB", "The largest message, and the largest HTTP request head, before login.",
+        |c, t| c.max_login = ByteSize::at_least(t, 64)?;
+    sessions.expiry = "ignore", "When the token of a live session expires: \"ignore\", or \"close\" with 4002.",
+        |c, t| c.close_on_expiry = choice(t, &[("ignore", false), ("close", true)])?;
+    sessions.frame = "text", "WebSocket frames to clients: \"text\" or \"binary\".",
+        |c, t| c.frame = choice(t, &[("text", FrameKind::Text), ("binary", FrameKind::Binary)])?;
+    sessions.shards = "0", "Threads that own connections; 0 means one for each core.",
+        |c, t| c.shards = whole(t, 0, 1024)?;
+
+    shutdown.drain_timeout = "10s", "How long a drain may take before the process ends anyway.",
+        |c, t| c.drain_timeout = within(t, 100 * MS, 3600 * SECOND)?;
+    shutdown.retry_spread = "10s", "Over how long the returns of the clients are spread after a drain.",
+        |c, t| c.retry_spread = within(t, MS, 3600 * SECOND)?;
+
+    log.level = "info", "What is logged: error, warn, info, debug, trace, or a filter like \"info,lobby=debug\".",
+        |c, t| { tracing_subscriber::EnvFilter::try_new(t).map_err(|e| e.to_string())?; c.log_level = t.to_owned() };
+    log.format = "human", "\"human\" or \"json\".",
+        |c, t| c.log_format = choice(t, &[("human", LogFormat::Human), ("json", LogFormat::Json)])?;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_accepted_and_no_name_stands_twice() {
+        let _ = Config::new();
+        let mut names: Vec<_> = SETTINGS.iter().map(Setting::name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn names_that_scripts_rely_on_are_there() {
+        let variables: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
+        for name in [
+            "LOBBY_BROKER__URL",
+            "LOBBY_BROKER__EXCHANGE",
+            "LOBBY_BROKER__PREFETCH",
+            "LOBBY_INSTANCE__NAME",
+            "LOBBY_LISTEN__TCP",
+            "LOBBY_LISTEN__WEBSOCKET",
+            "LOBBY_LISTEN__ADMIN",
+            "LOBBY_AUTH__SECRET",
+            "LOBBY_AUTH__JWKS",
+            "LOBBY_AUTH__SCOPE",
+            "LOBBY_SESSIONS__DUPLICATE_LOGIN",
+            "LOBBY_SESSIONS__OUTBOX_BYTES",
+            "LOBBY_SESSIONS__LOGIN_TIMEOUT",
+            "LOBBY_SESSIONS__PING_INTERVAL",
+        ] {
+            assert!(variables.iter().any(|v| v == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_answered_with_what_would_be_right() {
+        let mut config = Config::new();
+        for (section, key, value, says) in [
+            ("broker", "prefetch", "-1", "from 1 to 65535"),
+            ("broker", "prefetch", "0", "from 1 to 65535"),
+            ("sessions", "duplicate_login", "both", "\"replace\" or \"allow\" or \"reject\""),
+            ("sessions", "login_timeout", "soon", "30s"),
+            ("sessions", "outbox_bytes", "much", "1MiB"),
+            ("listen", "tcp", "here", "off"),
+            ("log", "format", "xml", "\"human\" or \"json\""),
+        ] {
+            let error = Setting::find(section, key).expect("a setting").apply(&mut config, value);
+            let text = error.expect_err(key);
+            assert!(text.contains(says), "{section}.{key}: {text}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The types of single settings, each with a text form and an error that says what would be right.
+
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Address {
+    /// Not listened on.
+    #[default]
+    Off,
+    /// Listened on; port 0 lets the system choose.
+    At(SocketAddr),
+}
+
+impl Address {
+    /// Whether connections from other machines would be accepted.
+    pub fn is_beyond_loopback(self) -> bool {
+        matches!(self, Self::At(address) if !address.ip().is_loopback())
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let text = text.replacen("localhost:", "127.0.0.1:", 1);
+        text.parse()
+            .map(Self::At)
+            .map_err(|_| "expected IP:PORT, as in 127.0.0.1:8002, or \"off\"".to_owned())
+    }
+}
+
+/// A name that becomes part of a queue's or exchange's name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Name(String);
+
+impl Name {
+    /// The name of this host.
+    pub fn host() -> Self {
+        let name = gethostname::gethostname().to_string_lossy().into_owned();
+        Self(if name.is_empty() { "localhost".to_owned() } else { name })
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits =
+            (1..=200).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("expected 1 to 200 bytes without white space".to_owned())
+        }
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ByteSize(pub usize);
+
+impl ByteSize {
+    /// Parses `65536`, `64KiB`, `1MiB` …; at least `min`.
+    pub fn at_least(text: &str, min: usize) -> Result<Self, String> {
+        let bytes = text.parse::<bytesize::ByteSize>().ok().and_then(|b| usize::try_from(b.as_u64()).ok());
+        match bytes {
+            Some(bytes) if bytes >= min => Ok(Self(bytes)),
+            Some(_) => Err(format!("expected at least {min} bytes")),
+            None => Err("expected a number of bytes, as in 65536, 64KiB or 1MiB".to_owned()),
+        }
+    }
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret; empty means none.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_set() { "***" } else { "(none)" })
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For a person.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Parses `250ms`, `30s`, `10m`, `1h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u32>().ok().map(|s| Duration::from_secs(s.into()));
+    seconds
+        .or_else(|| humantime::parse_duration(text).ok())
+        .ok_or_else(|| "expected a duration, as in 250ms, 30s, 10m or 1h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_are_read_as_people_write_them() {
+        for (text, bytes) in [("65536", 65536), ("64KiB", 65536), ("1MiB", 1 << 20), ("1 MiB", 1 << 20)] {
+            assert_eq!(ByteSize::at_least(text, 1), Ok(ByteSize(bytes)), "{text}");
+        }
+        for (text, millis) in [("250ms", 250), ("30s", 30_000), ("30", 30_000), ("1h", 3_600_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert!(parse_duration("-1s").is_err() && ByteSize::at_least("-1", 1).is_err());
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_local() {
+        for (text, beyond) in [
+            ("127.0.0.1:1", false),
+            ("[::1]:1", false),
+            ("off", false),
+            ("0.0.0.0:1", true),
+            ("10.0.0.1:1", true),
+        ] {
+            assert_eq!(text.parse::<Address>().map(Address::is_beyond_loopback), Ok(beyond), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_does_not_show() {
+        assert_eq!(format!("{:?}", Secret::new("s3cret")), "***");
+    }
+}

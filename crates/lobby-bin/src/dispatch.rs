@@ -1,0 +1,93 @@
+//! The flow, as the contract has it: each delivery is decoded, addressed, handed over, and settled once.
+//!
+//! The ticket is the settlement: whoever holds a clone keeps the delivery unacked. It is dropped here where
+//! nobody is addressed, and by the shards once the message stands in every addressed outbox.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use lobby_sessions::{DeliveryClock, Frame, FrameKind, LogGate, Sessions};
+use notify_amqp::{Delivery, Dispatch, Ticket};
+use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
+use tracing::{info, warn};
+
+/// Log lines a second about messages that reach nobody.
+const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// Joins the broker to the sessions.
+pub struct Dispatcher {
+    sessions: Arc<Sessions<Ticket>>,
+    limits: Limits,
+    frame: FrameKind,
+    counts: Arc<Outcomes>,
+    log_gate: LogGate,
+}
+
+/// Deliveries by outcome; unicasts are counted by the shard that knows whether the user is there.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    /// To every session.
+    pub broadcast: AtomicU64,
+    /// Recognised, and sent to nobody.
+    pub channel_reserved: AtomicU64,
+    dropped: [AtomicU64; DropReason::LABELS.len()],
+}
+
+impl Outcomes {
+    /// Dropped deliveries by reason.
+    pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        DropReason::LABELS.into_iter().zip(self.dropped.iter().map(|count| count.load(Relaxed)))
+    }
+
+    fn count_drop(&self, reason: &DropReason) {
+        if let Some(slot) = DropReason::LABELS.iter().position(|label| *label == reason.as_str()) {
+            self.dropped[slot].fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher that drops bodies over `limits`.
+    pub fn new(sessions: Arc<Sessions<Ticket>>, limits: Limits, counts: Arc<Outcomes>) -> Self {
+        let frame = sessions.config().frame;
+        Self { sessions, limits, frame, counts, log_gate: LogGate::new(LOG_LINES_PER_SECOND) }
+    }
+
+    fn encode(&self, body: &Body<'_>, received_at: Instant) -> Frame {
+        let clock = DeliveryClock::new(received_at, Arc::clone(self.sessions.delivery_time()));
+        Frame::notification(body, self.frame, Some(clock))
+    }
+}
+
+impl Dispatch for Dispatcher {
+    fn dispatch(&mut self, delivery: Delivery, ticket: Ticket) {
+        let received_at = delivery.received_at();
+        match decode(delivery.headers(), delivery.body(), &self.limits) {
+            Ok(Decoded { address: Address::User(user), body }) => {
+                self.sessions.unicast(user, self.encode(&body, received_at), ticket);
+            }
+            Ok(Decoded { address: Address::Everyone, body }) => {
+                self.counts.broadcast.fetch_add(1, Relaxed);
+                self.sessions.broadcast(&self.encode(&body, received_at), &ticket);
+            }
+            Ok(Decoded { address: Address::Channel(channel), .. }) => {
+                self.counts.channel_reserved.fetch_add(1, Relaxed);
+                if let Some(suppressed) = self.log_gate.pass(received_at) {
+                    info!(%channel, suppressed, message_id = delivery.message_id(), "channels are reserved; sent to nobody");
+                }
+            }
+            Err(reason) => {
+                self.counts.count_drop(&reason);
+                if let Some(suppressed) = self.log_gate.pass(received_at) {
+                    warn!(reason = reason.as_str(), detail = %reason, suppressed, message_id = delivery.message_id(),
+                        "message dropped");
+                }
+            }
+        }
+    }
+}

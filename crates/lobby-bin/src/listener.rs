@@ -1,0 +1,105 @@
+//! Accepts connections, within a limit, until it is told to stop.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use lobby_sessions::{Admission, Transport};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info};
+
+use crate::handshake::Gate;
+
+/// Connections that the kernel may hold for us; it lowers this to its own limit.
+const BACKLOG: i32 = 4096;
+/// How long accepting rests when the process has no descriptor left.
+const REST: Duration = Duration::from_millis(100);
+
+/// Opens a listening socket and logs its real address.
+///
+/// # Errors
+/// Names the key and the address, as when another process holds the port.
+pub fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    let listener = open().with_context(|| {
+        format!("cannot listen on `listen.{key}` = {address}: choose another address, port 0, or \"off\"")
+    })?;
+    info!(listener = key, address = %listener.local_addr()?, "listening");
+    Ok(listener)
+}
+
+/// Accepts clients of one transport.
+pub struct Acceptor {
+    pub transport: Transport,
+    pub gate: Arc<Gate>,
+    /// Places for connections in all; each connection holds one until it ends.
+    pub places: Arc<Semaphore>,
+    /// Where connections go that have logged in.
+    pub admitted: mpsc::Sender<Admission>,
+    pub handshakes: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+impl Acceptor {
+    /// Accepts until `stop` is cancelled. An accept that fails, for want of descriptors or whatever else, is
+    /// logged and tried again.
+    pub async fn run(self, listener: TcpListener) {
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    failing = false;
+                    self.welcome(socket, peer);
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        error!(%error, transport = self.transport.as_str(),
+                            "accepting failed; trying again: raise the limit of open files (ulimit -n)");
+                    }
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+    }
+
+    fn welcome(&self, socket: TcpStream, peer: SocketAddr) {
+        // Messages are small and must go out at once. A socket that refuses the option is broken anyway.
+        let _ = socket.set_nodelay(true);
+        let (gate, transport) = (Arc::clone(&self.gate), self.transport);
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Err(_) => {
+                self.handshakes.spawn(async move { gate.turn_away(socket, peer, transport).await });
+            }
+            Ok(permit) => {
+                let (admitted, stop) = (self.admitted.clone(), self.stop.clone());
+                self.handshakes.spawn(async move {
+                    if let Some(admission) = gate.receive(socket, peer, transport, permit, &stop).await {
+                        let _ = admitted.send(admission).await;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Errors that say something about one connection and nothing about the listener (accept(2)).
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

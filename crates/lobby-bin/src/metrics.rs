@@ -1,0 +1,191 @@
+//! Every metric of the lobby, in one place: name, unit, meaning. Figures are read from their owners at scrape
+//! time, so that counting costs an atomic addition and nothing else.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use lobby_sessions::{CLOSE_CODES, Sessions, Snapshot, Transport};
+use notify_amqp::{ConsumerStats, Ticket};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, text::encode},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use crate::{dispatch::Outcomes, handshake::Gate};
+
+/// Where the figures are.
+#[derive(Clone)]
+pub struct Figures {
+    pub sessions: Arc<Sessions<Ticket>>,
+    pub outcomes: Arc<Outcomes>,
+    pub consumer: Arc<ConsumerStats>,
+    pub gate: Arc<Gate>,
+}
+
+impl std::fmt::Debug for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+/// All metrics in the Prometheus text format.
+pub fn render(figures: &Figures) -> String {
+    let mut registry = Registry::with_prefix("lobby");
+    registry.register_collector(Box::new(figures.clone()));
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+type Labels<'a> = &'a [(&'static str, &'a str)];
+/// No exemplars are given.
+type NoLabels = [(&'static str, &'static str); 0];
+
+struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Page<'_, '_> {
+    /// A counter; the exporter appends `_total` to its name.
+    fn counter(&mut self, name: &str, help: &str, series: &[(Labels<'_>, u64)]) -> std::fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in series {
+            one(&mut metric, labels, |mut m| m.encode_counter::<NoLabels, _, u64>(value, None))?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, series: &[(Labels<'_>, u64)]) -> std::fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            let value = i64::try_from(*value).unwrap_or(i64::MAX);
+            one(&mut metric, labels, |mut m| m.encode_gauge(&value))?;
+        }
+        Ok(())
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, snapshot: &Snapshot) -> std::fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let buckets: Vec<_> = snapshot
+            .buckets
+            .iter()
+            .map(|(bound, count)| (if bound.is_finite() { *bound } else { f64::MAX }, *count))
+            .collect();
+        metric.encode_histogram::<NoLabels>(snapshot.sum_seconds, snapshot.count, &buckets, None)
+    }
+}
+
+fn one(
+    metric: &mut MetricEncoder<'_>,
+    labels: &Labels<'_>,
+    write: impl FnOnce(MetricEncoder<'_>) -> std::fmt::Result,
+) -> std::fmt::Result {
+    write(metric.encode_family(labels)?)
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut page = Page(&mut encoder);
+        self.deliveries(&mut page)?;
+        self.clients(&mut page)?;
+        self.broker(&mut page)
+    }
+}
+
+impl Figures {
+    fn deliveries(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let stats = self.sessions.stats();
+        let outcomes = [
+            ("unicast", stats.unicast),
+            ("broadcast", self.outcomes.broadcast.load(Relaxed)),
+            ("channel_reserved", self.outcomes.channel_reserved.load(Relaxed)),
+            ("not_connected", stats.not_connected),
+        ];
+        let outcomes = outcomes.into_iter().map(|(outcome, n)| (vec![("outcome", outcome)], n));
+        let dropped =
+            self.outcomes.dropped().map(|(why, n)| (vec![("outcome", "dropped"), ("reason", why)], n));
+        let series: Vec<_> = outcomes.chain(dropped).collect();
+        let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+        page.counter("deliveries", "Deliveries from the broker by what the contract made of them", &series)?;
+        page.seconds(
+            "delivery",
+            "From the broker's delivery to the last socket write of an addressed session",
+            &self.sessions.delivery_time().snapshot(),
+        )?;
+        page.counter(
+            "messages_written",
+            "Messages that the kernel took whole",
+            &[(&[], stats.messages_written)],
+        )?;
+        page.counter("bytes_written", "Bytes that the kernel took", &[(&[], stats.bytes_written)])?;
+        page.counter("socket_writes", "System calls that wrote to clients", &[(&[], stats.writes)])?;
+        page.gauge("outbox_bytes", "Bytes that wait in outboxes", &[(&[], stats.queued_bytes)])?;
+        page.counter(
+            "outbox_overflow",
+            "Messages that did not fit into an outbox",
+            &[(&[], stats.overflows)],
+        )?;
+        page.counter(
+            "outbox_dropped_oldest",
+            "Messages dropped from outboxes to make room",
+            &[(&[], stats.dropped_oldest)],
+        )
+    }
+
+    fn clients(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let stats = self.sessions.stats();
+        let series: Vec<_> = Transport::ALL
+            .iter()
+            .zip(stats.sessions)
+            .map(|(t, n)| ([("transport", t.as_str())], n))
+            .collect();
+        let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+        page.gauge("sessions", "Logged-in sessions", &series)?;
+        let counts = &self.gate.counts;
+        page.counter(
+            "logins",
+            "Logins by result",
+            &[
+                (&[("result", "accepted")], counts.logged_in.load(Relaxed)),
+                (&[("result", "refused")], counts.refused_tokens.load(Relaxed)),
+            ],
+        )?;
+        page.counter(
+            "upgrades_refused",
+            "HTTP requests that were not upgraded",
+            &[(&[], counts.refused_upgrades.load(Relaxed))],
+        )?;
+        page.counter("invalid_commands", "Unknown commands of sessions", &[(&[], stats.invalid_commands)])?;
+        let mut closes = stats.closes;
+        for (total, (_, before_login)) in closes.iter_mut().zip(counts.closes()) {
+            *total += before_login;
+        }
+        let codes = CLOSE_CODES.map(|code| if code == 0 { "none".to_owned() } else { code.to_string() });
+        let series: Vec<_> = codes.iter().map(|code| [("code", code.as_str())]).zip(closes).collect();
+        let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+        page.counter("closes", "Closed connections by code; none means that the client just left", &series)
+    }
+
+    fn broker(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let stats = &self.consumer;
+        page.gauge("broker_connected", "1 while messages can arrive", &[(&[], stats.connected.get())])?;
+        page.gauge("broker_unacked", "Deliveries not acked yet", &[(&[], stats.unacked.get())])?;
+        for (name, help, value) in [
+            ("broker_reconnects", "Times that consuming began again", stats.reconnects.get()),
+            (
+                "broker_failures",
+                "Attempts to connect that failed and connections that broke",
+                stats.failures.get(),
+            ),
+            ("broker_deliveries", "Deliveries taken from the broker", stats.deliveries.get()),
+            ("redelivered", "Deliveries that the broker marked as delivered before", stats.redelivered.get()),
+            ("acked", "Deliveries acked", stats.acked.get()),
+            ("ack_frames", "Ack frames written; each settles a batch", stats.ack_frames.get()),
+            ("repaired_headers", "Deliveries whose headers had to be repaired", stats.repaired_headers.get()),
+            ("dispatch_panics", "Panics that were caught", stats.dispatch_panics.get()),
+        ] {
+            page.counter(name, help, &[(&[], value)])?;
+        }
+        Ok(())
+    }
+}
