@@ -3,6 +3,9 @@
 
 use std::{fmt, time::Instant};
 
+use lapin::types::AMQPValue;
+use notify_protocol::HeaderValue;
+
 /// One delivery: body, headers and the properties the lobby may want to log.
 pub struct Delivery {
     inner: lapin::message::Delivery,
@@ -32,6 +35,18 @@ impl Delivery {
     #[must_use]
     pub fn into_body(self) -> Vec<u8> {
         self.inner.data
+    }
+
+    /// The message's headers, by name. If a name stood twice, the last one is here. Values inside of tables
+    /// and arrays are left out.
+    ///
+    /// Headers that no parser could read arrive as the single header
+    /// [`UNDECODABLE_HEADERS_MARKER`](notify_protocol::UNDECODABLE_HEADERS_MARKER); bytes of a name that are
+    /// not UTF-8 arrive as `?`.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], HeaderValue<'_>)> {
+        let table = self.inner.properties.headers().as_ref();
+        let entries = table.into_iter().flat_map(|table| table.inner());
+        entries.map(|(name, value)| (name.as_str().as_bytes(), header_value(value)))
     }
 
     /// Whether the broker delivered the message before: to this lobby or to an earlier one.
@@ -92,5 +107,29 @@ impl fmt::Debug for Delivery {
             .field("redelivered", &self.redelivered())
             .field("bytes", &self.body().len())
             .finish_non_exhaustive()
+    }
+}
+
+/// The wire's types, in the contract's terms.
+fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
+    match value {
+        AMQPValue::Boolean(value) => HeaderValue::Bool(*value),
+        AMQPValue::ShortShortInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::ShortShortUInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::ShortInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::ShortUInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::LongInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::LongUInt(value) => HeaderValue::Int((*value).into()),
+        AMQPValue::LongLongInt(value) => HeaderValue::Int(*value),
+        AMQPValue::Float(value) => HeaderValue::Float(*value),
+        AMQPValue::Double(value) => HeaderValue::Double(*value),
+        AMQPValue::DecimalValue(value) => HeaderValue::Decimal { scale: value.scale, value: value.value },
+        AMQPValue::ShortString(text) => HeaderValue::LongString(text.as_str().as_bytes()),
+        AMQPValue::LongString(text) => HeaderValue::LongString(text.as_bytes()),
+        AMQPValue::ByteArray(bytes) => HeaderValue::Bytes(bytes.as_slice()),
+        AMQPValue::Timestamp(value) => HeaderValue::Timestamp(*value),
+        AMQPValue::Void => HeaderValue::Void,
+        AMQPValue::FieldArray(_) => HeaderValue::Array,
+        AMQPValue::FieldTable(_) => HeaderValue::Table,
     }
 }

@@ -123,6 +123,11 @@ impl Settlement {
         self.lock().window.unacked()
     }
 
+    /// How many deliveries are still being worked on.
+    pub(crate) fn open(&self) -> usize {
+        self.lock().window.open()
+    }
+
     /// Announces that the task of `cx` goes to sleep, and returns what is due before it does.
     ///
     /// A completion that this call does not see wakes the task.

@@ -1,32 +1,158 @@
-//! Keeps one consumer alive: connect, declare, consume, and again.
+//! Keeps one consumer alive: connect, declare, consume, and after whatever goes wrong the same again.
+//!
+//! Nothing survives a failure but the queue: connection, channel, topology and consumer are made anew,
+//! because in each of them lapin may look alive and be dead.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
 use crate::{
+    backoff::Backoff,
+    channel::Channel,
+    connection::Connection,
     consumer::{ConsumerConfig, Dispatch},
+    error::ConsumerError,
+    pump::{Pump, Redelivered},
+    settlement::Settlement,
     stats::ConsumerStats,
     status::{ConsumerStatus, Stopped},
 };
-use std::sync::Arc;
-use tokio::sync::watch;
 
+/// The task of the consumer's thread.
 pub(crate) struct Supervisor<D> {
-    _config: ConsumerConfig,
-    _dispatch: D,
+    config: ConsumerConfig,
+    dispatch: D,
     stop: watch::Receiver<bool>,
-    _status: watch::Sender<ConsumerStatus>,
-    _stats: Arc<ConsumerStats>,
+    status: watch::Sender<ConsumerStatus>,
+    stats: Arc<ConsumerStats>,
+    backoff: Backoff,
 }
 
 impl<D: Dispatch> Supervisor<D> {
     pub(crate) fn new(
-        _config: ConsumerConfig,
-        _dispatch: D,
+        config: ConsumerConfig,
+        dispatch: D,
         stop: watch::Receiver<bool>,
-        _status: watch::Sender<ConsumerStatus>,
-        _stats: Arc<ConsumerStats>,
+        status: watch::Sender<ConsumerStatus>,
+        stats: Arc<ConsumerStats>,
     ) -> Self {
-        Self { _config, _dispatch, stop, _status, _stats }
+        let backoff = Backoff::new(config.backoff);
+        Self { config, dispatch, stop, status, stats, backoff }
     }
+
+    /// Runs until it is stopped.
     pub(crate) async fn run(mut self) -> Stopped {
-        let _ = self.stop.changed().await;
+        loop {
+            let attempt = self.backoff.failures() + 1;
+            self.status.send_replace(ConsumerStatus::Connecting { attempt });
+            let mut stop = self.stop.clone();
+            let connected = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return self.stopped_early(),
+                connected = self.connect() => connected,
+            };
+            let error = match connected {
+                Ok(session) => match self.consume(session).await {
+                    Ok(stopped) => return stopped,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            let retry_in = self.backoff.failed(Instant::now(), fastrand::u64(..));
+            let attempt = self.backoff.failures();
+            let hint = error.hint();
+            self.stats.failures.add(1);
+            let retry_in_ms = retry_in.as_millis() as u64;
+            warn!(%error, hint = hint.as_deref().unwrap_or("none"), attempt, retry_in_ms, "not consuming");
+            let error = Arc::new(error);
+            self.status.send_replace(ConsumerStatus::Waiting { error, hint, attempt, retry_in });
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return self.stopped_early(),
+                () = tokio::time::sleep(retry_in) => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, ConsumerError> {
+        let config = &self.config;
+        let connection = Connection::open(&config.broker, &self.stats).await?;
+        let prepared = async {
+            let call_timeout = config.broker.call_timeout;
+            let channel = Channel::new(connection.channel().await?, config.broker.url.user(), call_timeout);
+            channel.set_prefetch(config.prefetch).await?;
+            channel.declare(&config.topology).await?;
+            let deliveries = channel.consume(&config.topology.queue, config.exclusive).await?;
+            Ok((channel, deliveries))
+        };
+        match prepared.await {
+            Ok((channel, deliveries)) => Ok(Session { connection, channel, deliveries }),
+            Err(error) => {
+                connection.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// `Ok` when stopped, else what ended the session.
+    async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerError> {
+        let Session { connection, channel, deliveries } = session;
+        let settlement = Arc::new(Settlement::new(self.config.prefetch, self.config.ack_batch));
+        self.announce();
+        let mut pump = Pump {
+            config: &self.config,
+            connection: &connection,
+            channel: &channel,
+            deliveries,
+            settlement: settlement.clone(),
+            dispatch: &mut self.dispatch,
+            stats: &self.stats,
+            stop: self.stop.clone(),
+            redelivered: Redelivered::default(),
+        };
+        let ended = pump.run().await;
+        let mut stopped = Stopped::default();
+        if ended.is_ok() {
+            self.status.send_replace(ConsumerStatus::Stopping);
+            stopped = pump.drain().await;
+        }
+        settlement.close();
+        self.stats.connected.set(0);
+        self.stats.unacked.set(0);
+        // Nobody would answer an orderly close on a silent line: there, dropping the connection cuts it.
+        if !matches!(ended, Err(ConsumerError::HeartbeatMissed { .. } | ConsumerError::TimedOut { .. })) {
+            stopped.clean &= connection.close().await;
+        }
+        if ended.is_ok() {
+            info!(unfinished = stopped.unfinished, clean = stopped.clean, "consumer stopped");
+        }
+        ended.map(|()| stopped)
+    }
+
+    fn announce(&mut self) {
+        let now = Instant::now();
+        self.backoff.succeeded(now);
+        self.stats.connected.set(1);
+        self.stats.connects.add(1);
+        if self.stats.connects.get() > 1 {
+            self.stats.reconnects.add(1);
+        }
+        let queue: Arc<str> = self.config.topology.queue.as_str().into();
+        info!(%queue, broker = %self.config.broker.url, prefetch = self.config.prefetch, "consuming");
+        self.status.send_replace(ConsumerStatus::Consuming { queue, since: now });
+    }
+
+    fn stopped_early(&self) -> Stopped {
+        info!("consumer stopped while it had no connection");
         Stopped::default()
     }
+}
+
+/// What consuming needs.
+struct Session {
+    connection: Connection,
+    channel: Channel,
+    deliveries: lapin::Consumer,
 }

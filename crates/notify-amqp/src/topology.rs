@@ -29,7 +29,7 @@ impl Topology {
         Self {
             exchange: exchange.into(),
             queue,
-            routing_keys: vec!["request.client.notify".into()],
+            routing_keys: vec![notify_protocol::NOTIFY_ROUTING_KEY.into()],
             expires: Duration::from_secs(600),
         }
     }

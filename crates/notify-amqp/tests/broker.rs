@@ -1,0 +1,27 @@
+//! What notify-amqp promises, against a real RabbitMQ.
+//!
+//! Environment: `AMQP_URL`, and `LOBBY_TEST_MANAGEMENT_URL` (`http://user:password@host:port`) for the tests
+//! that act as the broker's operator. Every test has its own exchange and queue, deleted at its end.
+
+#![allow(missing_docs)]
+
+#[path = "broker/consuming.rs"]
+mod consuming;
+#[path = "broker/management.rs"]
+mod management;
+#[path = "broker/poison.rs"]
+mod poison;
+#[path = "broker/proxy.rs"]
+mod proxy;
+#[path = "broker/publishing.rs"]
+mod publishing;
+#[path = "broker/raw.rs"]
+mod raw;
+#[path = "broker/recovery.rs"]
+mod recovery;
+#[path = "broker/refusals.rs"]
+mod refusals;
+#[path = "broker/rig.rs"]
+mod rig;
+#[path = "broker/stopping.rs"]
+mod stopping;

@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use crate::{
+    management,
+    rig::{Rig, Running},
+};
+
+#[tokio::test]
+async fn exchange_queue_and_binding_are_declared_as_the_contract_says() {
+    let rig = Rig::new();
+    let running = Running::start(rig.config()).await;
+    let (queue, bindings) = (management::queue(&rig.queue), management::bindings(&rig.queue));
+    let exchange = management::exchange(&rig.exchange);
+    assert_eq!((&exchange["type"], &exchange["durable"]), (&"topic".into(), &true.into()));
+    assert_eq!(queue["durable"], true);
+    assert_eq!((&queue["exclusive"], &queue["auto_delete"]), (&false.into(), &false.into()));
+    assert_eq!(queue["arguments"]["x-expires"], 600_000);
+    let bound = bindings.as_array().unwrap().iter().find(|b| b["source"] == rig.exchange.as_str()).unwrap();
+    assert_eq!(bound["routing_key"], "request.client.notify");
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn deliveries_come_in_order_and_are_acked_in_batches() {
+    let mut rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    rig.publish_numbers(0..5000);
+    assert_eq!(running.numbers(5000).await, (0..5000).collect::<Vec<_>>());
+    running.until_stat("all acked", |stats| stats.acked.get() == 5000).await;
+    let stats = running.handle.stats();
+    assert!(stats.ack_frames.get() <= 1000, "{} ack frames", stats.ack_frames.get());
+    assert_eq!((stats.redelivered.get(), stats.connects.get(), stats.unacked.get()), (0, 1, 0));
+    running.handle.stop().await;
+    assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)), "nothing came back, nobody consumes");
+}
+
+#[tokio::test]
+async fn a_single_completion_is_acked_without_more_to_come() {
+    let mut rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    rig.publish_numbers(0..1);
+    let got = running.next().await;
+    assert_eq!(running.handle.stats().acked.get(), 0);
+    drop(got);
+    running.until_stat("acked", |stats| stats.acked.get() == 1).await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_open_holds_back_the_acks_behind_it_and_the_prefetch_bounds_it() {
+    let mut rig = Rig::new();
+    let mut running = Running::start(rig.config().with_prefetch(10)).await;
+    rig.publish_numbers(0..30);
+    let first = running.next().await;
+    assert_eq!(running.numbers(9).await, (1..10).collect::<Vec<_>>());
+    // The window is full; nine are complete behind a gap.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(running.deliveries.try_recv().is_err(), "an eleventh was delivered");
+    assert_eq!(running.handle.stats().acked.get(), 0);
+    drop(first);
+    assert_eq!(running.numbers(20).await, (10..30).collect::<Vec<_>>());
+    running.until_stat("all acked", |stats| stats.acked.get() == 30).await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn large_bodies_arrive_whole() {
+    let mut rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    let body: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
+    rig.raw.publish_plain(&rig.exchange, &body);
+    assert!(running.next().await.body == body);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_panic_of_the_dispatch_is_caught_and_consuming_goes_on() {
+    let mut rig = Rig::new();
+    let (sender, mut bodies) = tokio::sync::mpsc::channel(10);
+    let dispatch = move |delivery: notify_amqp::Delivery, _ticket: notify_amqp::Ticket| {
+        assert_ne!(delivery.body(), b"0", "this is the test's panic");
+        sender.try_send(delivery.into_body()).unwrap();
+    };
+    let handle = notify_amqp::Consumer::spawn(rig.config(), dispatch).unwrap();
+    handle.status().wait_for(notify_amqp::ConsumerStatus::is_consuming).await.unwrap();
+    rig.publish_numbers(0..2);
+    assert_eq!(bodies.recv().await.unwrap(), b"1");
+    let stats = handle.stats();
+    handle.stop().await;
+    assert_eq!((stats.dispatch_panics.get(), stats.acked.get(), stats.connects.get()), (1, 2, 1));
+}

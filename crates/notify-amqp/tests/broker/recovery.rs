@@ -1,0 +1,145 @@
+use std::time::{Duration, Instant};
+
+use notify_amqp::{ConsumerError, ConsumerStatus};
+
+use crate::{
+    management,
+    proxy::Proxy,
+    rig::{Rig, Running},
+};
+
+fn waiting_for(test: impl Fn(&ConsumerError) -> bool) -> impl Fn(&ConsumerStatus) -> bool {
+    move |status| matches!(status, ConsumerStatus::Waiting { error, .. } if test(error))
+}
+
+#[tokio::test]
+async fn unacked_deliveries_come_back_marked_redelivered_after_the_link_broke() {
+    let mut rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config_at(rig.url_with_port(proxy.port()))).await;
+    rig.publish_numbers(0..3);
+    let held = [running.next().await, running.next().await, running.next().await];
+    proxy.break_connections();
+    running.until_stat("reconnected", |stats| stats.reconnects.get() == 1).await;
+    // Tickets of the dead channel complete into nothing: they must not ack the new channel's deliveries.
+    drop(held);
+    for expected in 0..3 {
+        let got = running.next().await;
+        assert_eq!((got.number(), got.redelivered), (expected, true));
+    }
+    running.until_stat("acked once", |stats| stats.acked.get() == 3).await;
+    assert_eq!(running.handle.stats().redelivered.get(), 3);
+    running.handle.stop().await;
+    assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)));
+}
+
+#[tokio::test]
+async fn a_connection_closed_by_the_operator_is_replaced() {
+    let mut rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    management::close_connection(&format!("test {}", rig.exchange)).await;
+    let closed = |error: &_| matches!(error, ConsumerError::ConnectionClosed { code: 320, .. });
+    running.until_stat("failed", |stats| stats.failures.get() == 1).await;
+    if let ConsumerStatus::Waiting { error, .. } = &*running.handle.status().borrow() {
+        assert!(closed(error), "{error}");
+    }
+    running.until_stat("reconnected", |stats| stats.reconnects.get() == 1).await;
+    rig.publish_numbers(0..1);
+    assert_eq!(running.numbers(1).await, [0]);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_consumed_again_within_half_a_second() {
+    let mut rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    for round in 1..=5 {
+        let start = Instant::now();
+        rig.raw.delete_queue(&rig.queue);
+        running.until_stat("consuming again", |stats| stats.reconnects.get() == round).await;
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(500), "round {round} took {took:?}");
+        rig.publish_numbers(0..1);
+        assert_eq!(running.numbers(1).await, [0], "declared and bound again");
+        // A stable connection: the next wait is the first again.
+        tokio::time::sleep(Duration::from_millis(1010)).await;
+    }
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_reported_as_cancelled() {
+    let mut rig = Rig::new();
+    let mut config = rig.config();
+    config.backoff.base = Duration::from_secs(1);
+    let running = Running::start(config).await;
+    rig.raw.delete_queue(&rig.queue);
+    running.until("cancelled", waiting_for(|error| matches!(error, ConsumerError::Cancelled { .. }))).await;
+    running.handle.stop().await;
+    rig.raw.declare_queue(&rig.queue, false, b"");
+}
+
+#[tokio::test]
+async fn a_silent_broker_is_noticed_within_two_heartbeats() {
+    let mut rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.broker.heartbeat = Duration::from_secs(2);
+    let mut running = Running::start(config).await;
+    // Quiet for longer than two heartbeats: the heartbeats themselves keep it alive.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(running.handle.stats().failures.get(), 0);
+    proxy.set_black_hole(true);
+    let start = Instant::now();
+    running
+        .until("noticed", waiting_for(|error| matches!(error, ConsumerError::HeartbeatMissed { .. })))
+        .await;
+    let took = start.elapsed();
+    assert!(took <= Duration::from_millis(4100), "took {took:?}");
+    proxy.set_black_hole(false);
+    proxy.break_connections();
+    rig.publish_numbers(0..1);
+    assert_eq!(running.numbers(1).await, [0]);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_never_answers_does_not_hold_the_consumer() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    proxy.set_black_hole(true);
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.broker.connect_timeout = Duration::from_millis(300);
+    let running = Running::spawn(config);
+    let timed_out = |error: &_| matches!(error, ConsumerError::TimedOut { call: "connect", .. });
+    running.until("timed out", waiting_for(timed_out)).await;
+    proxy.set_black_hole(false);
+    running.until("consuming", ConsumerStatus::is_consuming).await;
+    assert!(proxy.accepted() >= 2);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_break_in_the_middle_of_deliveries_lose_and_reorder_nothing() {
+    const MESSAGES: u32 = 3000;
+    let mut rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config_at(rig.url_with_port(proxy.port()))).await;
+    rig.publish_numbers(0..MESSAGES);
+    let (mut next, mut redelivered) = (0, 0);
+    while next < MESSAGES {
+        let got = running.next().await;
+        let number = got.number();
+        assert!(number <= next, "{number} came where {next} was due: something was lost");
+        assert!(number == next || got.redelivered, "{number} came again without the mark");
+        redelivered += u32::from(number < next);
+        next = next.max(number + 1);
+        if number % 500 == 250 && !got.redelivered {
+            proxy.break_connections();
+        }
+    }
+    assert!(redelivered <= 6 * 200, "more came again than the prefetch allows: {redelivered}");
+    running.until_stat("settled", |stats| stats.unacked.get() == 0).await;
+    running.handle.stop().await;
+    assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)));
+}
