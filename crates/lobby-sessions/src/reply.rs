@@ -14,7 +14,9 @@ pub fn session(number: u32) -> String {
 /// The login succeeded; every notification follows this.
 pub fn welcome(user: UserId, login: &str, now: OffsetDateTime) -> String {
     let id = user.get();
-    let now = now.format(&Rfc3339).unwrap_or_default();
+    // Whole milliseconds: some clients' date parsers take no more digits. A year that RFC 3339 cannot write does
+    // not come from a clock.
+    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default();
     json!({
         "command": "welcome",
         "me": {"id": id, "login": login},

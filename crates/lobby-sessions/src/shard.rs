@@ -266,22 +266,22 @@ impl Shard {
 
     /// Forgets a session whose connection is lost or done with.
     pub(crate) fn remove(&self, session: &Rc<Session>) {
-        let state = session.state.replace(State::Closed);
-        match state {
+        let code = match session.state.replace(State::Closed) {
             State::Closed => return,
             State::Open => {
                 self.registry.borrow_mut().logout(session.user, session.key);
                 self.stats.session_gone(session.transport);
                 self.stats.closed(None);
+                None
             }
-            State::Draining { .. } | State::Lingering { .. } => {}
-        }
+            State::Draining { reason, .. } | State::Lingering { reason, .. } => Some(reason.code()),
+        };
         self.stats.queued_bytes.fetch_sub(session.outbox.borrow().bytes() as u64, Relaxed);
         self.sessions.borrow_mut().remove(session.key);
         session.stop_tasks();
         self.session_gone.notify_waiters();
         info!(user_id = %session.user, login = &*session.login, peer = %session.peer,
-            transport = session.transport.as_str(), ?state, "session ended");
+            transport = session.transport.as_str(), code, "session ended");
     }
 
     fn admit(self: &Rc<Self>, admission: Admission) {
