@@ -163,3 +163,157 @@ fn usable(jwk: &Jwk) -> Option<(String, Arc<Key>)> {
     let key = DecodingKey::from_jwk(jwk).ok()?;
     Some((jwk.common.key_id.clone()?, Arc::new(Key { key, algorithm })))
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use lobby_sessions::Authenticator;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{
+        config::{Sources, load},
+        login::Verifier,
+    };
+
+    /// A private key and its public half as a JWK.
+    struct TestKey {
+        signer: EncodingKey,
+        algorithm: Algorithm,
+        jwk: Value,
+    }
+
+    fn ec_key(kid: &str) -> TestKey {
+        let random = ring::rand::SystemRandom::new();
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).expect("a key");
+        // An uncompressed point: 4, then x, then y.
+        let point = pair.public_key().as_ref();
+        let (x, y) = point[1..].split_at(32);
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        TestKey {
+            signer: EncodingKey::from_ec_der(pkcs8.as_ref()),
+            algorithm: Algorithm::ES256,
+            jwk: json!({"kty": "EC", "crv": "P-256", "kid": kid, "use": "sig", "x": encode(x), "y": encode(y)}),
+        }
+    }
+
+    fn ed_key(kid: &str) -> TestKey {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).expect("a key");
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("a key");
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        TestKey {
+            signer: EncodingKey::from_ed_der(pkcs8.as_ref()),
+            algorithm: Algorithm::EdDSA,
+            jwk: json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}),
+        }
+    }
+
+    fn token(key: &TestKey, kid: Option<&str>) -> String {
+        let claims =
+            json!({"sub": "42", "scp": ["lobby"], "exp": jsonwebtoken::get_current_timestamp() + 60});
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(key.algorithm) };
+        encode(&header, &claims, &key.signer).expect("signed")
+    }
+
+    async fn accepts(jwks: &Arc<Jwks>, token: &str) -> bool {
+        let environment = [("LOBBY_AUTH__SECRET".to_owned(), "development".to_owned())].into();
+        let config = load(&Sources { environment, ..Sources::default() }).expect("accepted").config;
+        Verifier::new(&config, Some(Arc::clone(jwks))).authenticate(token).await.is_ok()
+    }
+
+    fn set(keys: &[&TestKey]) -> String {
+        json!({"keys": keys.iter().map(|k| &k.jwk).collect::<Vec<_>>()}).to_string()
+    }
+
+    async fn from_file(text: &str) -> anyhow::Result<Arc<Jwks>> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        Jwks::open(file.path().to_str().expect("UTF-8")).await.map(Arc::new)
+    }
+
+    #[tokio::test]
+    async fn keys_of_a_file_verify_what_they_signed_and_nothing_else() {
+        let (ec, ed, other) = (ec_key("ec"), ed_key("ed"), ec_key("ec"));
+        let jwks = from_file(&set(&[&ec, &ed])).await.expect("a set");
+        assert!(accepts(&jwks, &token(&ec, Some("ec"))).await);
+        assert!(accepts(&jwks, &token(&ed, Some("ed"))).await);
+        for (what, token) in [
+            ("another key of the same name", token(&other, Some("ec"))),
+            ("the key of another algorithm", token(&ec, Some("ed"))),
+            ("an unknown name", token(&ec, Some("new"))),
+            ("a name like a path", token(&ec, Some("../../etc/passwd"))),
+            ("no name", token(&ec, None)),
+        ] {
+            assert!(!accepts(&jwks, &token).await, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_public_key_is_no_secret_for_hs256() {
+        let ec = ec_key("ec");
+        let jwks = from_file(&set(&[&ec])).await.expect("a set");
+        let claims =
+            json!({"sub": "42", "scp": ["lobby"], "exp": jsonwebtoken::get_current_timestamp() + 60});
+        let x = ec.jwk["x"].as_str().expect("x");
+        let header = Header { kid: Some("ec".to_owned()), ..Header::new(Algorithm::HS256) };
+        let forged = encode(&header, &claims, &EncodingKey::from_secret(x.as_bytes())).expect("signed");
+        assert!(!accepts(&jwks, &forged).await);
+    }
+
+    #[tokio::test]
+    async fn a_set_without_a_usable_key_is_refused_and_says_so() {
+        let symmetric = json!({"keys": [{"kty": "oct", "kid": "a", "k": "c2VjcmV0"}]}).to_string();
+        let encryption = {
+            let mut key = ec_key("ec");
+            key.jwk["use"] = json!("enc");
+            set(&[&key])
+        };
+        for text in ["", "[]", "{}", r#"{"keys": []}"#, symmetric.as_str(), encryption.as_str()] {
+            let error = from_file(text).await.err().expect(text);
+            assert!(format!("{error:#}").contains("key set"), "{error:#}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_nobody_understands_does_not_cost_the_others() {
+        let ec = ec_key("ec");
+        let text = json!({"keys": [{"kty": "future", "kid": "x"}, 7, ec.jwk]}).to_string();
+        assert!(accepts(&from_file(&text).await.expect("a set"), &token(&ec, Some("ec"))).await);
+    }
+
+    #[tokio::test]
+    async fn unknown_names_ask_the_url_once_and_old_keys_outlive_its_failure() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (old, new) = (ec_key("old"), ec_key("new"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/jwks", listener.local_addr().expect("an address"));
+        let answers = [set(&[&old]), set(&[&old, &new])];
+        let served = tokio::spawn(async move {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().await.expect("asked");
+                let mut request = [0; 4096];
+                assert!(socket.read(&mut request).await.expect("a request") > 0);
+                let len = answer.len();
+                let response =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{answer}");
+                socket.write_all(response.as_bytes()).await.expect("answered");
+            }
+            // The listener closes here: whoever asks again is refused.
+        });
+        let jwks = Arc::new(Jwks::open(&url).await.expect("opened"));
+        assert!(accepts(&jwks, &token(&old, Some("old"))).await);
+        assert!(accepts(&jwks, &token(&new, Some("new"))).await, "rotation is noticed");
+        served.await.expect("asked twice and no more");
+        assert!(!accepts(&jwks, &token(&new, Some("random"))).await);
+        assert!(jwks.refresh().await.is_err(), "the URL is down");
+        assert!(accepts(&jwks, &token(&old, Some("old"))).await, "keys in hand keep working");
+    }
+}
