@@ -27,6 +27,13 @@ fn request(method: &str, path: &str, body: &str) -> (u16, String) {
     (status, body)
 }
 
+/// The virtual host of `AMQP_URL` as a path segment.
+fn vhost() -> String {
+    let url = std::env::var("AMQP_URL").expect("AMQP_URL names a broker");
+    let url = notify_amqp::BrokerUrl::parse(&url).unwrap();
+    url.vhost().bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
 /// Closes the connections that call themselves `name`; returns how many there were.
 fn close_connections_once(name: &str) -> usize {
     let (status, body) = request("GET", "/api/connections", "");
@@ -61,10 +68,10 @@ pub fn put_user(name: &str, password: &str) {
     assert!(status == 201 || status == 204, "{status} {body}");
 }
 
-/// Gives a user permissions on the virtual host `/`.
+/// Gives a user permissions on the virtual host.
 pub fn put_permissions(name: &str, configure: &str, write: &str, read: &str) {
     let body = format!(r#"{{"configure":"{configure}","write":"{write}","read":"{read}"}}"#);
-    let (status, body) = request("PUT", &format!("/api/permissions/%2F/{name}"), &body);
+    let (status, body) = request("PUT", &format!("/api/permissions/{}/{name}", vhost()), &body);
     assert!(status == 201 || status == 204, "{status} {body}");
 }
 
@@ -74,21 +81,21 @@ pub fn delete_user(name: &str) {
 
 /// The queue as the management API shows it.
 pub fn queue(name: &str) -> Value {
-    let (status, body) = request("GET", &format!("/api/queues/%2F/{name}"), "");
+    let (status, body) = request("GET", &format!("/api/queues/{}/{name}", vhost()), "");
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }
 
 /// The bindings of a queue.
 pub fn bindings(queue: &str) -> Value {
-    let (status, body) = request("GET", &format!("/api/queues/%2F/{queue}/bindings"), "");
+    let (status, body) = request("GET", &format!("/api/queues/{}/{queue}/bindings", vhost()), "");
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }
 
 /// The exchange as the management API shows it.
 pub fn exchange(name: &str) -> Value {
-    let (status, body) = request("GET", &format!("/api/exchanges/%2F/{name}"), "");
+    let (status, body) = request("GET", &format!("/api/exchanges/{}/{name}", vhost()), "");
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }

@@ -81,9 +81,8 @@ async fn a_missing_permission_names_the_call() {
     let rig = Rig::new();
     let user = format!("u-{}", rig.exchange);
     management::put_user(&user, "pw");
-    let as_user = |rig: &Rig| {
-        rig.config_at(BrokerUrl::from_parts("127.0.0.1", rig.url.port(), &user, "pw", "/").unwrap())
-    };
+    let as_user = |rig: &Rig| rig.config_at(rig.url_as(&user, "pw"));
+
     let (error, _) = refusal(as_user(&rig)).await;
     assert!(matches!(&error, ConsumerError::LoginRefused { .. }), "no permission on the vhost: {error}");
     management::put_permissions(&user, "", "", ".*");

@@ -71,6 +71,11 @@ impl Rig {
         BrokerUrl::from_parts("127.0.0.1", port, &self.user, &self.password, self.url.vhost()).unwrap()
     }
 
+    /// The same broker and virtual host as another user.
+    pub fn url_as(&self, user: &str, password: &str) -> BrokerUrl {
+        BrokerUrl::from_parts(self.url.host(), self.url.port(), user, password, self.url.vhost()).unwrap()
+    }
+
     pub fn config(&self) -> ConsumerConfig {
         self.config_at(self.url.clone())
     }
