@@ -1,14 +1,60 @@
 //! `cargo xtask broker`: a broker until Ctrl-C.
 
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::broker::{Broker, BrokerOptions};
+use crate::progress;
+
 /// Options of the command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
+    /// Allow Docker to pull RabbitMQ's official image.
+    #[arg(long)]
+    pull: bool,
 }
 
-/// Starts a broker and keeps it until Ctrl-C.
+/// Starts a broker, says where it is, and stops it on Ctrl-C or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet (json: {})", options.json)
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut progress = progress::to_stderr();
+    let wanted = BrokerOptions::from_env(options.pull)?;
+    let started = tokio::select! {
+        started = Broker::start(&wanted, &mut progress) => started?,
+        // Dropping the start stops what it has begun.
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    println!("{}", describe(&started, options.json));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    started.stop().await
+}
+
+fn describe(broker: &Broker, as_json: bool) -> String {
+    let management = broker.management().map(|management| management.url());
+    if as_json {
+        let pid = std::process::id();
+        let facts = json!({ "how": broker.how(), "amqp_url": broker.amqp_url(), "management_url": management, "pid": pid });
+        return facts.to_string();
+    }
+    let login = if broker.is_ours() { " (user guest, password guest)" } else { "" };
+    let management = management.map_or_else(|| "not reached".to_owned(), |url| format!("{url}{login}"));
+    let end = if broker.is_ours() {
+        "Ctrl-C stops the broker and removes its data"
+    } else {
+        "Ctrl-C ends this command"
+    };
+    format!(
+        "broker      {}\nAMQP        {}\nmanagement  {management}\n{end}; with the lobby:\n  LOBBY_BROKER__URL={} cargo run",
+        broker.how(),
+        broker.amqp_url(),
+        broker.amqp_url(),
+    )
 }

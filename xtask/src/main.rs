@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod apt;
+#[allow(dead_code, reason = "`run`, `ci` and `e2e` use the rest as they are written")]
 mod broker;
 mod broker_command;
 mod ci;
 mod docker;
 mod e2e;
+mod process;
 mod progress;
 mod run;
 mod tests_command;
@@ -60,7 +63,10 @@ enum Command {
     },
     /// Cleans up after an xtask that was killed; started by xtask itself.
     #[command(hide = true)]
-    Guard(broker::guard::Ward),
+    Guard {
+        #[command(subcommand)]
+        ward: broker::guard::Ward,
+    },
 }
 
 #[tokio::main]
@@ -73,7 +79,7 @@ async fn main() -> ExitCode {
         Command::Broker(options) => broker_command::run(options).await,
         Command::BrokerImage { force } => docker::broker_image(force).await,
         Command::WithDocker { command } => docker::with_docker(&command).await,
-        Command::Guard(ward) => broker::guard::watch(&ward).await,
+        Command::Guard { ward } => broker::guard::watch(&ward).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,301 @@
+//! A private RabbitMQ node of the installed package: own ports, own directory, own epmd.
+//!
+//! It never touches the machine's own broker. Dropped, it is killed and leaves nothing: no epmd, no directory.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::Signal;
+
+use super::guard::{Guard, Ward};
+use super::readiness;
+use crate::apt::tail;
+use crate::process::Identity;
+
+/// The server script itself; the wrapper on the `PATH` switches user.
+pub(crate) const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+const READY_LIMIT: Duration = Duration::from_secs(90);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const ATTEMPTS: u32 = 3;
+
+/// A started node.
+#[derive(Debug)]
+pub(crate) struct NativeNode {
+    directory: PathBuf,
+    ports: Ports,
+    process: Mutex<Option<Process>>,
+}
+
+/// The node's process while it is started, also when it has ended by itself.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    guard: Guard,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    amqp: u16,
+    management: u16,
+    distribution: u16,
+    epmd: u16,
+}
+
+impl NativeNode {
+    /// Starts a node and waits until it answers AMQP; returns it with its version. Tries new ports twice.
+    pub(crate) async fn start(progress: &mut (dyn FnMut(&str) + Send)) -> anyhow::Result<(Self, String)> {
+        let mut attempt = 1;
+        loop {
+            progress("starting a private native node");
+            match Self::attempt().await {
+                Ok(started) => return Ok(started),
+                Err(error) if attempt < ATTEMPTS && is_port_clash(&format!("{error:#}")) => {
+                    progress("the node lost a port to another process; trying new ports");
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt() -> anyhow::Result<(Self, String)> {
+        let ports = Ports::free().context("free ports on 127.0.0.1")?;
+        let directory =
+            tempfile::Builder::new().prefix("lobby-broker-").tempdir().context("directory of the node")?;
+        // From here on the node's own drop removes it, after the node is dead.
+        let node = Self { directory: directory.keep(), ports, process: Mutex::default() };
+        node.write_files().with_context(|| format!("files of the node in {}", node.directory.display()))?;
+        let version = node.launch().await?;
+        Ok((node, version))
+    }
+
+    /// The port of AMQP on 127.0.0.1.
+    pub(crate) fn amqp_port(&self) -> u16 {
+        self.ports.amqp
+    }
+
+    /// The port of the management API on 127.0.0.1.
+    pub(crate) fn management_port(&self) -> u16 {
+        self.ports.management
+    }
+
+    /// Starts the node, on the same ports and data as before, and waits until it answers AMQP.
+    pub(crate) async fn launch(&self) -> anyhow::Result<String> {
+        self.spawn()?;
+        self.ready().await
+    }
+
+    /// Stops the node as an operator would, then kills it if it is not gone within 60 s.
+    pub(crate) async fn shut_down(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)?;
+        self.signal(Signal::TERM)?;
+        let begin = Instant::now();
+        while self.exit_status()?.is_none() && begin.elapsed() < STOP_LIMIT {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.kill();
+        Ok(())
+    }
+
+    /// Kills the node; its data stay.
+    pub(crate) fn kill(&self) {
+        if let Some(Process { mut child, guard }) = self.process().take() {
+            end(&mut child);
+            guard.disarm();
+        }
+    }
+
+    /// Sends a signal to the node: SIGSTOP and SIGCONT make it hang and go on.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let process = self.process();
+        let Some(Process { child, .. }) = process.as_ref() else { bail!("the node is not started") };
+        Identity::of(child.id()).signal(signal);
+        Ok(())
+    }
+
+    fn spawn(&self) -> anyhow::Result<()> {
+        let mut process = self.process();
+        ensure!(process.is_none(), "the node is started already");
+        let mut child = self.command()?.spawn().with_context(|| format!("start {SERVER}"))?;
+        let ward = Ward::Node {
+            node: Identity::of(child.id()),
+            epmd_port: self.ports.epmd,
+            directory: self.directory.clone(),
+        };
+        match Guard::over(&ward) {
+            Ok(guard) => *process = Some(Process { child, guard }),
+            Err(error) => {
+                end(&mut child);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn exit_status(&self) -> anyhow::Result<Option<ExitStatus>> {
+        match self.process().as_mut() {
+            Some(Process { child, .. }) => child.try_wait().context("wait for the node"),
+            None => bail!("the node is not started"),
+        }
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What must be gone after the node: its directory, and the port of its epmd.
+    #[cfg(all(test, feature = "broker-tests"))]
+    pub(super) fn traces(&self) -> (PathBuf, u16) {
+        (self.directory.clone(), self.ports.epmd)
+    }
+
+    async fn ready(&self) -> anyhow::Result<String> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.exit_status()? {
+                bail!("the node ended while starting ({status}); it said last:\n{}", self.said());
+            }
+            match readiness::connection_start("127.0.0.1", self.ports.amqp, Duration::from_secs(2)).await {
+                Ok(version) => return Ok(version),
+                Err(error) if begin.elapsed() > READY_LIMIT => {
+                    let limit = READY_LIMIT.as_secs();
+                    return Err(error.context(format!(
+                        "not ready within {limit} s; the node said last:\n{}",
+                        self.said()
+                    )));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn said(&self) -> String {
+        tail(&fs::read_to_string(self.directory.join("console.log")).unwrap_or_default(), 15)
+    }
+
+    fn write_files(&self) -> anyhow::Result<()> {
+        let Ports { amqp, management, .. } = self.ports;
+        for name in ["home", "mnesia", "log", "conf.d"] {
+            fs::create_dir(self.directory.join(name))?;
+        }
+        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
+        let cookie = self.directory.join("home/.erlang.cookie");
+        let mut cookie = File::options().write(true).create_new(true).mode(0o400).open(cookie)?;
+        write!(cookie, "{:032x}", fastrand::u128(..))?;
+        fs::write(self.directory.join("enabled_plugins"), "[rabbitmq_management].\n")?;
+        // Listed connections and queues are at most a second old, which tests wait for.
+        let config = format!(
+            "listeners.tcp.local = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\n\
+             management.tcp.port = {management}\ncollect_statistics_interval = 1000\n\
+             log.console = true\nlog.file = false\n"
+        );
+        fs::write(self.directory.join("rabbitmq.conf"), config)?;
+        Ok(())
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let Ports { amqp, distribution, epmd, .. } = self.ports;
+        let directory = |name: &str| self.directory.join(name);
+        let console = File::options().append(true).create(true).open(directory("console.log"))?;
+        let mut command = Command::new(SERVER);
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("RABBITMQ_") || name.starts_with("ERL_")) {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", directory("home"))
+            .env("RABBITMQ_NODENAME", format!("t{amqp}@localhost"))
+            .env("RABBITMQ_DIST_PORT", distribution.to_string())
+            .env("ERL_EPMD_PORT", epmd.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_MNESIA_BASE", directory("mnesia"))
+            .env("RABBITMQ_LOG_BASE", directory("log"))
+            .env("RABBITMQ_PID_FILE", directory("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", directory("enabled_plugins"))
+            .env("RABBITMQ_CONFIG_FILE", directory("rabbitmq.conf"))
+            .env("RABBITMQ_CONFIG_FILES", directory("conf.d"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", directory("advanced.config"))
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
+            .env("ERL_CRASH_DUMP_SECONDS", "0")
+            // Makes the script exec the VM, so that the child is the node itself.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            .env_remove("NOTIFY_SOCKET")
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(console.try_clone()?)
+            .stderr(console)
+            .process_group(0);
+        Ok(command)
+    }
+}
+
+impl Drop for NativeNode {
+    fn drop(&mut self) {
+        let mut process = self.process().take();
+        if let Some(Process { child, .. }) = &mut process {
+            end(child);
+        }
+        kill_epmd(self.ports.epmd);
+        let _ = fs::remove_dir_all(&self.directory);
+        if let Some(Process { guard, .. }) = process {
+            guard.disarm();
+        }
+    }
+}
+
+/// SIGKILL, which a stopped process obeys too; returns when it is gone.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// What a guard does for a node whose xtask is dead.
+pub(crate) fn sweep(node: Identity, epmd_port: u16, directory: &Path) {
+    node.signal(Signal::KILL);
+    node.wait_gone(Duration::from_secs(5));
+    kill_epmd(epmd_port);
+    let _ = fs::remove_dir_all(directory);
+}
+
+/// Ends the private epmd on `port`; it refuses until it has noticed that its node is gone.
+fn kill_epmd(port: u16) {
+    for _ in 0..100 {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        // KILL_REQ: length 1, then `k`. The answer is OK or NO.
+        let _ = stream.write_all(&[0, 1, b'k']);
+        let _ = stream.read(&mut [0; 2]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_port_clash(text: &str) -> bool {
+    ["already_used", "already in use", "eaddrinuse", "BOOT FAILED"].iter().any(|mark| text.contains(mark))
+}
+
+impl Ports {
+    /// Four different ports that were free a moment ago.
+    fn free() -> std::io::Result<Self> {
+        let bind = || TcpListener::bind(("127.0.0.1", 0));
+        let [amqp, management, distribution, epmd] = [bind()?, bind()?, bind()?, bind()?];
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        Ok(Self {
+            amqp: port(&amqp)?,
+            management: port(&management)?,
+            distribution: port(&distribution)?,
+            epmd: port(&epmd)?,
+        })
+    }
+}
