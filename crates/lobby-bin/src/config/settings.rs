@@ -7,6 +7,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use lobby_sessions::{DuplicateLogin, FrameKind, OverflowPolicy};
 use notify_amqp::BrokerUrl;
+use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
 use super::value::{Address, ByteSize, LogFormat, Name, Secret, parse_duration};
 
@@ -187,8 +188,8 @@ settings! {
     broker.queue_expires = "10m", "The broker deletes this instance's queue when nobody has consumed for so long.",
         |c, t| c.queue_expires = within(t, SECOND, DAY)?;
 
-    messages.max_body_bytes = "5MiB", "A larger body is dropped as `too_large`.",
-        |c, t| c.max_body = ByteSize::at_least(t, 1)?;
+    messages.max_body_bytes = "4160KiB", "A larger body is dropped as `too_large`; at least 1MiB.",
+        |c, t| c.max_body = ByteSize::at_least(t, MIN_MAX_BODY_BYTES)?;
 
     listen.tcp = "127.0.0.1:8002", "Address for newline-delimited JSON, or \"off\".",
         |c, t| c.tcp = parse(t)?;
@@ -258,7 +259,8 @@ mod tests {
 
     #[test]
     fn every_default_is_accepted_and_no_name_stands_twice() {
-        let _ = Config::new();
+        // Publishers build messages up to the same size.
+        assert_eq!(Config::new().max_body.0, notify_protocol::limits::DEFAULT_MAX_BODY_BYTES);
         let mut names: Vec<_> = SETTINGS.iter().map(Setting::name).collect();
         let count = names.len();
         names.sort();
