@@ -20,7 +20,6 @@ use tracing::{info, warn};
 
 use crate::{
     Failure, admin,
-    broker_watch::explain_missing_broker,
     config::{Address, Config},
     dispatch::{Dispatcher, Outcomes},
     handshake::{Counts, Gate},
@@ -62,7 +61,6 @@ impl App {
         let outcomes = Arc::new(Outcomes::default());
         let consumer = start_consumer(&config, &sessions, &outcomes)?;
         let readiness = Readiness::new(consumer.status());
-        tokio::spawn(explain_missing_broker(consumer.status(), config.broker_url.clone()));
 
         let gate = Arc::new(Gate {
             authenticator: verifier,

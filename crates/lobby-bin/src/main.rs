@@ -2,7 +2,6 @@
 
 mod admin;
 mod app;
-mod broker_watch;
 mod cli;
 mod config;
 mod dispatch;

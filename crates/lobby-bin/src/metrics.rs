@@ -50,7 +50,7 @@ impl Page<'_, '_> {
     fn counter(&mut self, name: &str, help: &str, series: &[(Labels<'_>, u64)]) -> std::fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in series {
-            one(&mut metric, labels, |mut m| m.encode_counter::<NoLabels, _, u64>(value, None))?;
+            one(&mut metric, labels, |m| m.encode_counter::<NoLabels, _, u64>(value, None))?;
         }
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Page<'_, '_> {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in series {
             let value = i64::try_from(*value).unwrap_or(i64::MAX);
-            one(&mut metric, labels, |mut m| m.encode_gauge(&value))?;
+            one(&mut metric, labels, |m| m.encode_gauge(&value))?;
         }
         Ok(())
     }
@@ -78,9 +78,9 @@ impl Page<'_, '_> {
 fn one(
     metric: &mut MetricEncoder<'_>,
     labels: &Labels<'_>,
-    write: impl FnOnce(MetricEncoder<'_>) -> std::fmt::Result,
+    write: impl FnOnce(&mut MetricEncoder<'_>) -> std::fmt::Result,
 ) -> std::fmt::Result {
-    write(metric.encode_family(labels)?)
+    if labels.is_empty() { write(metric) } else { write(&mut metric.encode_family(labels)?) }
 }
 
 impl Collector for Figures {
