@@ -5,7 +5,10 @@
 //! channel**: lapin hands a returned message to whichever confirm it completes next, so with two under way
 //! the wrong one would be told that it was unroutable.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_rs::{Runtime, Tokio, util::RuntimeParts};
 use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, TimeoutType, Timeouts};
@@ -49,6 +52,8 @@ impl ConfirmChannel {
 pub(crate) struct ChannelManager {
     connections: deadpool_lapin::Pool,
     broker: Arc<BrokerConfig>,
+    /// The connection that the last channel was asked of.
+    latest: Mutex<Option<ConnectionStatus>>,
 }
 
 /// Makes the two pools. Nothing is connected before the first publish.
@@ -69,7 +74,7 @@ pub(crate) fn channel_pool(
         .recycle_timeout(Some(broker.call_timeout))
         .build()
         .map_err(|_| PublishError::NoRuntime)?;
-    managed::Pool::builder(ChannelManager { connections, broker })
+    managed::Pool::builder(ChannelManager { connections, broker, latest: Mutex::new(None) })
         .max_size(max_channels.max(1))
         // The channel used last: the others stay idle and could be given up.
         .queue_mode(QueueMode::Lifo)
@@ -96,6 +101,7 @@ impl managed::Manager for ChannelManager {
 
     async fn create(&self) -> Result<ConfirmChannel, PublishError> {
         let connection = self.connections.get().await.map_err(|error| self.pool_error(error))?;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.status().clone());
         let broken = |error: lapin::Error| PublishError::Connection(lost(&error));
         let opened = async {
             let channel = connection.create_channel().await.map_err(broken)?;
@@ -124,6 +130,12 @@ impl managed::Manager for ChannelManager {
 }
 
 impl ChannelManager {
+    /// Whether the broker stopped reading from the connection used last: it does not open channels either.
+    pub(crate) fn is_blocked(&self) -> bool {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.as_ref().is_some_and(|status| status.connected() && status.blocked())
+    }
+
     fn pool_error(&self, error: PoolError<lapin::Error>) -> PublishError {
         let after = self.broker.connect_timeout;
         match error {

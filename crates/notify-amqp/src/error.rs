@@ -170,6 +170,9 @@ impl ConsumerError {
                 "the {kind} must be of type topic and durable: delete {name:?} so that it is declared anew, or choose another LOBBY_BROKER__EXCHANGE"
             ),
             Self::NameTooLong { what, .. } => format!("shorten the {what}"),
+            Self::ChannelClosed { text, .. } if text.contains("acknowledgement") => {
+                "a delivery was held for longer than the broker's consumer timeout: look for work that never ends".into()
+            }
             Self::ChannelClosed { .. }
             | Self::ConnectionClosed { .. }
             | Self::ConnectionLost { .. }

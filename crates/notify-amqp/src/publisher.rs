@@ -124,7 +124,11 @@ impl Publisher {
         match tokio::time::timeout(after, sending).await {
             Ok(Ok(attempts)) => Ok(Published { message_id: id, attempts }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(PublishError::TimedOut { after, stage: stage.get() }),
+            Err(_) => {
+                let blocked = stage.get() == PublishStage::Connecting && self.channels.manager().is_blocked();
+                let stage = if blocked { PublishStage::Blocked } else { stage.get() };
+                Err(PublishError::TimedOut { after, stage })
+            }
         }
     }
 

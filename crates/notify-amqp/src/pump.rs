@@ -44,6 +44,10 @@ pub(crate) struct Pump<'a, D> {
 }
 
 /// What the pump wakes up for.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once, for every delivery: a box would cost more"
+)]
 enum Event {
     Delivery(lapin::message::Delivery),
     Ended,

@@ -3,7 +3,7 @@
 //! Environment: `AMQP_URL`, and `LOBBY_TEST_MANAGEMENT_URL` (`http://user:password@host:port`) for the tests
 //! that act as the broker's operator. Every test has its own exchange and queue, deleted at its end.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "broker/consuming.rs"]
 mod consuming;

@@ -23,6 +23,8 @@ struct Shared {
     /// Bytes are read and thrown away in both directions.
     black_hole: AtomicBool,
     accepted: AtomicUsize,
+    /// The sockets on the clients' side.
+    clients: Mutex<Vec<TcpStream>>,
 }
 
 impl Proxy {
@@ -35,6 +37,7 @@ impl Proxy {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(&broker) else { continue };
                 state.accepted.fetch_add(1, Ordering::SeqCst);
+                state.clients.lock().unwrap().push(client.try_clone().unwrap());
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     state.open.lock().unwrap().push(from.try_clone().unwrap());
@@ -55,8 +58,16 @@ impl Proxy {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// Says something to the clients in the broker's name; the broker must be silent meanwhile.
+    pub fn say(&self, bytes: &[u8]) {
+        for mut client in self.shared.clients.lock().unwrap().iter() {
+            let _ = client.write_all(bytes);
+        }
+    }
+
     /// Resets all connections.
     pub fn break_connections(&self) {
+        self.shared.clients.lock().unwrap().clear();
         for stream in self.shared.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }

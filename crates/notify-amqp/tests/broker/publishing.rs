@@ -169,3 +169,29 @@ async fn a_missing_write_permission_is_named() {
     management::delete_user(&user);
     running.handle.stop().await;
 }
+
+#[tokio::test]
+async fn a_broker_that_blocks_publishers_is_a_timeout_and_nothing_is_sent() {
+    const BLOCKED: &[u8] = b"\x01\0\0\0\0\0\x08\0\x0a\0\x3c\x03low\xce";
+    const UNBLOCKED: &[u8] = b"\x01\0\0\0\0\0\x04\0\x0a\0\x3d\xce";
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config()).await;
+    let mut config = config_at(&rig, proxy.port());
+    config.publish_timeout = Duration::from_millis(500);
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&message("before")).await.unwrap();
+    assert_eq!(running.next().await.body, br#"{"command":"before"}"#);
+    proxy.say(BLOCKED);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..3 {
+        let refused = publisher.publish(&message("blocked")).await;
+        let stage = PublishStage::Blocked;
+        assert_eq!(refused, Err(PublishError::TimedOut { after: Duration::from_millis(500), stage }));
+    }
+    proxy.say(UNBLOCKED);
+    publisher.publish(&message("after")).await.unwrap();
+    assert_eq!(running.next().await.body, br#"{"command":"after"}"#, "the blocked ones were never sent");
+    publisher.close().await;
+    running.handle.stop().await;
+}

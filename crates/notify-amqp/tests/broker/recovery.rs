@@ -143,3 +143,64 @@ async fn connections_that_break_in_the_middle_of_deliveries_lose_and_reorder_not
     running.handle.stop().await;
     assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)));
 }
+
+#[tokio::test]
+async fn reconnecting_leaves_no_thread_behind() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.backoff.stable_after = Duration::ZERO;
+    let running = Running::start(config).await;
+    for round in 1..=30 {
+        proxy.break_connections();
+        running.until_stat("reconnected", |stats| stats.reconnects.get() == round).await;
+        running.until("consuming", ConsumerStatus::is_consuming).await;
+    }
+    let threads = |name: &str| {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map_while(Result::ok);
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|comm| comm.starts_with(name)).count()
+    };
+    // Other tests run beside this one: each has one consumer with one connection, some have two or three.
+    let (io_threads, consumers) = (threads("lapin-io-loop"), threads("amqp-consumer"));
+    assert!(io_threads <= consumers + 16, "{io_threads} threads of lapin for {consumers} consumers");
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_binding_that_was_removed_is_back_after_a_reconnect() {
+    let mut rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config_at(rig.url_with_port(proxy.port()))).await;
+    rig.raw.unbind(&rig.queue, &rig.exchange, "request.client.notify");
+    proxy.break_connections();
+    running.until_stat("reconnected", |stats| stats.reconnects.get() == 1).await;
+    rig.publish_numbers(0..1);
+    assert_eq!(running.numbers(1).await, [0]);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_channel_that_the_broker_closes_is_replaced_and_there_is_one_consumer() {
+    // channel.close: 406, as when an ack comes too late.
+    const CLOSE: &[u8] = b"\x01\0\x01\0\0\0\x0f\0\x14\0\x28\x01\x96\x04late\0\0\0\0\xce";
+    let mut rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.backoff.base = Duration::from_millis(500);
+    let mut running = Running::start(config).await;
+    rig.publish_numbers(0..2);
+    let held = [running.next().await, running.next().await];
+    proxy.say(CLOSE);
+    let closed =
+        |error: &_| matches!(error, ConsumerError::ChannelClosed { code: 406, text } if text == "late");
+    running.until("closed", waiting_for(closed)).await;
+    running.until("consuming", ConsumerStatus::is_consuming).await;
+    drop(held);
+    for expected in 0..2 {
+        let got = running.next().await;
+        assert_eq!((got.number(), got.redelivered), (expected, true));
+    }
+    assert_eq!(rig.raw.queue(&rig.queue).unwrap().1, 1, "one consumer");
+    running.handle.stop().await;
+}
