@@ -207,6 +207,7 @@ fn start_sessions(
     let sessions = SessionsConfig {
         shards: if config.shards == 0 { defaults.shards } else { config.shards },
         outbox_bytes: config.outbox.0,
+        outbox_total_bytes: config.outbox_total.0,
         overflow: config.overflow,
         write_timeout: config.write_timeout,
         ping_interval: config.ping_interval,

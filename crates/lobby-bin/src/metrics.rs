@@ -126,6 +126,11 @@ impl Figures {
             &[(&[], stats.overflows)],
         )?;
         page.counter(
+            "outbox_shed",
+            "Sessions closed because all outboxes together held too much",
+            &[(&[], stats.shed)],
+        )?;
+        page.counter(
             "outbox_dropped_oldest",
             "Messages dropped from outboxes to make room",
             &[(&[], stats.dropped_oldest)],

@@ -11,7 +11,10 @@ pub struct SessionsConfig {
     pub shards: usize,
     /// Bytes that may wait for one client. Default 1 MiB.
     pub outbox_bytes: usize,
-    /// What happens when they are not enough.
+    /// Bytes that may wait for all clients together; past it the sessions with the most waiting are closed with
+    /// 4000. Each shard keeps to its share. Default 256 MiB.
+    pub outbox_total_bytes: usize,
+    /// What happens when one session's bytes are not enough.
     pub overflow: OverflowPolicy,
     /// How long an outbox may stay non-empty before the client counts as too slow. Default 60 s.
     pub write_timeout: Duration,
@@ -40,6 +43,7 @@ impl Default for SessionsConfig {
         Self {
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             outbox_bytes: 1 << 20,
+            outbox_total_bytes: 256 << 20,
             overflow: OverflowPolicy::Disconnect,
             write_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(45),

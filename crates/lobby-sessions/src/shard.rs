@@ -138,6 +138,7 @@ impl Shard {
             }
         }
         self.flush_dirty();
+        self.shed();
         batch.drain(..).for_each(|delivery| drop(delivery.ticket));
     }
 
@@ -184,6 +185,30 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Keeps this shard to its share of what may wait for all clients: whoever has most waiting goes first.
+    fn shed(self: &Rc<Self>) {
+        let share = (self.config.outbox_total_bytes / self.config.shards.max(1)) as u64;
+        let mut queued = self.stats.queued_bytes.load(Relaxed);
+        if queued <= share {
+            return;
+        }
+        let waiting = |session: &Session| session.outbox.borrow().bytes();
+        let mut slow: Vec<_> = {
+            let sessions = self.sessions.borrow();
+            sessions.iter().map(|(_, s)| Rc::clone(s)).filter(|s| s.is_open() && waiting(s) > 0).collect()
+        };
+        slow.sort_unstable_by_key(|session| std::cmp::Reverse(waiting(session)));
+        for session in slow {
+            if queued <= share {
+                break;
+            }
+            self.stats.shed.fetch_add(1, Relaxed);
+            self.close(&session, CloseReason::TooSlow);
+            queued = self.stats.queued_bytes.load(Relaxed);
+        }
+        self.flush_dirty();
     }
 
     pub(crate) fn mark_dirty(&self, session: &Rc<Session>) {

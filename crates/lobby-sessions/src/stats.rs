@@ -19,6 +19,7 @@ pub(crate) struct ShardStats {
     pub(crate) writes: AtomicU64,
     pub(crate) queued_bytes: AtomicU64,
     pub(crate) overflows: AtomicU64,
+    pub(crate) shed: AtomicU64,
     pub(crate) dropped_oldest: AtomicU64,
     pub(crate) invalid_commands: AtomicU64,
     closes: [AtomicU64; CLOSE_CODES.len()],
@@ -60,6 +61,8 @@ pub struct SessionStats {
     pub queued_bytes: u64,
     /// Times that a message did not fit into an outbox.
     pub overflows: u64,
+    /// Sessions closed because all outboxes together held too much.
+    pub shed: u64,
     /// Messages dropped by the policy `drop_oldest`.
     pub dropped_oldest: u64,
     /// Unknown commands from open sessions.
@@ -85,6 +88,7 @@ impl SessionStats {
             (&mut self.writes, &shard.writes),
             (&mut self.queued_bytes, &shard.queued_bytes),
             (&mut self.overflows, &shard.overflows),
+            (&mut self.shed, &shard.shed),
             (&mut self.dropped_oldest, &shard.dropped_oldest),
             (&mut self.invalid_commands, &shard.invalid_commands),
         ] {

@@ -185,7 +185,11 @@ async fn messages_arrive_in_the_order_in_which_they_were_handed_over() {
     let mut client = lobby.client(7).await;
     for n in 0..2000 {
         let json = format!("{{\"n\":{n}}}");
-        if n % 3 == 0 { lobby.broadcast(&json) } else { lobby.unicast(7, &json) };
+        if n % 3 == 0 {
+            lobby.broadcast(&json)
+        } else {
+            lobby.unicast(7, &json)
+        };
     }
     for n in 0..2000 {
         assert_eq!(client.line().await, format!("{{\"n\":{n}}}"));
@@ -215,6 +219,31 @@ async fn a_client_that_does_not_read_is_closed_and_delays_nobody() {
     lobby.broadcast("{}");
     assert_eq!(quick.line().await, "{}");
     drop(slow);
+}
+
+#[tokio::test]
+async fn when_all_outboxes_together_hold_too_much_the_slowest_goes_first() {
+    let lobby = Lobby::start(|c| {
+        c.shards = 1;
+        c.outbox_total_bytes = 256 << 10;
+        c.close_grace = Duration::from_millis(200);
+    })
+    .await;
+    let _slowest = lobby.connect(1, Transport::Tcp).await;
+    let mut slower = Client { stream: BufReader::new(lobby.connect(2, Transport::Tcp).await) };
+    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
+    // The kernel's own buffers fill first: then one of them falls behind by a little, the other by much.
+    while lobby.sessions.stats().queued_bytes < 64 << 10 {
+        lobby.broadcast(&json).wait().await;
+    }
+    while lobby.sessions.stats().shed == 0 {
+        lobby.unicast(1, &json).wait().await;
+        assert_eq!(lobby.sessions.stats().overflows, 0, "its own outbox was full first");
+    }
+    assert!(lobby.sessions.stats().queued_bytes <= 256 << 10);
+    lobby.until("the slowest is gone", |s| s.sessions == [1, 0]).await;
+    lobby.unicast(2, "{\"still\":\"here\"}");
+    while slower.line().await != "{\"still\":\"here\"}" {}
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ pub struct Config {
     pub duplicate_login: String,
     pub max_per_user: usize,
     pub outbox: ByteSize,
+    pub outbox_total: ByteSize,
     pub overflow: OverflowPolicy,
     pub login_timeout: Duration,
     pub ping_interval: Duration,
@@ -223,6 +224,8 @@ settings! {
         |c, t| c.max_per_user = whole(t, 1, 1000)?;
     sessions.outbox_bytes = "1MiB", "Bytes that may wait for one client.",
         |c, t| c.outbox = ByteSize::at_least(t, 1024)?;
+    sessions.outbox_total_bytes = "256MiB", "Bytes that may wait for all clients together; past it the slowest are closed with 4000.",
+        |c, t| c.outbox_total = ByteSize::at_least(t, 1024)?;
     sessions.overflow = "disconnect", "When they are not enough: \"disconnect\" with 4000, or \"drop_oldest\".",
         |c, t| c.overflow = choice(t, &[("disconnect", OverflowPolicy::Disconnect), ("drop_oldest", OverflowPolicy::DropOldest)])?;
     sessions.login_timeout = "30s", "How long a connection may take to log in.",
