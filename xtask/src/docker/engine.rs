@@ -5,6 +5,7 @@
 //! engine starts a child process with [`Engine::docker_host`] in its environment.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +25,13 @@ pub(crate) type Client = Docker;
 const PING_LIMIT: Duration = Duration::from_secs(2);
 const REQUEST_LIMIT_SECONDS: u64 = 120;
 const START_LIMIT: Duration = Duration::from_secs(60);
+const BRIDGE: &str = "/sys/class/net/docker0";
+const DATA: &str = "data";
+/// Locked as long as a private engine runs.
+const TURN: &str = "/run/lobby-xtask-docker.lock";
+const TURN_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// A mark in the private engine's directory: the bridge was not there before.
+const BRIDGE_IS_OURS: &str = "bridge-is-ours";
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// The engine's address: `DOCKER_HOST`, or the first socket that exists, in testcontainers' order.
@@ -99,7 +107,8 @@ impl Engine {
             apt::install(&["docker.io", "iptables", "docker-compose"], progress).await?;
         }
         progress("starting a private Docker Engine");
-        let private = PrivateEngine::start().await?;
+        let lock = wait_for_turn(progress).await?;
+        let private = PrivateEngine::start(lock).await?;
         progress("the private Docker Engine is ready");
         Ok(Self { docker_host: private.docker_host(), _private: Some(private) })
     }
@@ -126,24 +135,22 @@ struct PrivateEngine {
     child: Child,
     identity: Identity,
     guard: Option<Guard>,
-    /// Holds the kept images for this engine alone.
-    _images: Option<File>,
 }
 
 impl PrivateEngine {
-    async fn start() -> anyhow::Result<Self> {
+    async fn start(lock: File) -> anyhow::Result<Self> {
         let program = dockerd().context("the package docker.io brought no dockerd")?;
         // The path of a socket is short by law, so it cannot lie under the target directory.
         let directory = tempfile::Builder::new().prefix("lobby-docker-").tempdir()?.keep();
-        let (data, images) = match kept_images() {
-            Ok((data, lock)) => (data, Some(lock)),
-            Err(_) => (directory.join("data"), None),
-        };
+        symlink(kept_images()?, directory.join(DATA)).context("link to the kept images")?;
+        if !Path::new(BRIDGE).exists() {
+            File::create(directory.join(BRIDGE_IS_OURS))?;
+        }
         let log = File::create(directory.join("dockerd.log"))?;
         let mut command = Command::new(program);
         command
             .arg("--data-root")
-            .arg(data)
+            .arg(directory.join(DATA))
             .arg("--exec-root")
             .arg(directory.join("exec"))
             .arg("--pidfile")
@@ -153,13 +160,14 @@ impl PrivateEngine {
             .args(["--log-level", "warn", "--group", "root"])
             .env_remove("DOCKER_HOST")
             .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
+            // Nothing is read from it: it keeps the turn as long as dockerd lives, also when xtask is dead.
+            .stdin(lock)
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
         let child = command.spawn().context("start dockerd")?;
         let identity = Identity::of(child.id());
-        let mut engine = Self { directory, child, identity, guard: None, _images: images };
+        let mut engine = Self { directory, child, identity, guard: None };
         let ward = Ward::Engine { engine: identity, directory: engine.directory.clone() };
         engine.guard = Some(Guard::over(&ward)?);
         engine.ready().await?;
@@ -212,7 +220,51 @@ pub(crate) fn sweep(engine: Identity, directory: &Path) {
             Identity::of(pid).end(Duration::from_secs(5));
         }
     }
+    for mount in mounts_below(directory) {
+        let _ = Command::new("umount").arg(mount).stderr(Stdio::null()).status();
+    }
+    // dockerd leaves its bridge behind. Its empty iptables chains stay: the next engine takes them over.
+    if directory.join(BRIDGE_IS_OURS).exists() {
+        let _ = Command::new("ip").args(["link", "delete", "docker0"]).stderr(Stdio::null()).status();
+    }
     let _ = fs::remove_dir_all(directory);
+}
+
+/// What an engine may have left mounted, the innermost first.
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let data = fs::canonicalize(directory.join(DATA)).unwrap_or_else(|_| directory.join(DATA));
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(1));
+    let points = points.map(|point| PathBuf::from(point.replace("\\040", " ")));
+    let mut found: Vec<_> =
+        points.filter(|point| point.starts_with(directory) || point.starts_with(&data)).collect();
+    found.reverse();
+    found
+}
+
+/// Private engines would meet in the bridge, the packet filter and the kept images: one at a time.
+async fn wait_for_turn(progress: &mut (dyn FnMut(&str) + Send)) -> anyhow::Result<File> {
+    let lock = File::create(TURN).with_context(|| format!("open {TURN}"))?;
+    let begin = Instant::now();
+    let mut told = false;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("lock {TURN}")),
+            Err(TryLockError::WouldBlock) if begin.elapsed() > TURN_LIMIT => {
+                bail!(
+                    "another run's private Docker Engine held {TURN} for {} minutes",
+                    TURN_LIMIT.as_secs() / 60
+                );
+            }
+            Err(TryLockError::WouldBlock) => {
+                if !std::mem::replace(&mut told, true) {
+                    progress("waiting for the private Docker Engine of another run to end");
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
 }
 
 fn socket(directory: &Path) -> PathBuf {
@@ -223,18 +275,13 @@ fn dockerd() -> Option<PathBuf> {
     ["/usr/sbin/dockerd", "/usr/bin/dockerd"].map(PathBuf::from).into_iter().find(|path| path.exists())
 }
 
-/// The data root that outlives the engine, and a lock on it: only one engine may use it.
-fn kept_images() -> anyhow::Result<(PathBuf, File)> {
+/// The data root that outlives the engine, so that an image is built once.
+fn kept_images() -> anyhow::Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let base = std::path::absolute(target)?.join("private-docker");
-    fs::create_dir_all(&base)?;
-    let lock = File::create(base.join("lock"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok((base.join("data"), lock)),
-        Err(TryLockError::WouldBlock) => bail!("another private engine uses {}", base.display()),
-        Err(TryLockError::Error(error)) => Err(error).context("lock"),
-    }
+    let data = target.join("private-docker");
+    fs::create_dir_all(&data).with_context(|| format!("make {}", data.display()))?;
+    fs::canonicalize(&data).context("path of the kept images")
 }
 
 #[cfg(test)]
