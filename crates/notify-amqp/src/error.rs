@@ -136,6 +136,9 @@ impl ConsumerError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Unreachable { reason, .. } if reason.contains("certificate") => {
+                "the broker's certificate is not trusted: add its CA to the system's certificates, or set SSL_CERT_FILE to it".into()
+            }
             Self::Unreachable { .. } => {
                 "start a broker (`cargo xtask run` or `docker compose up -d rabbitmq`) or correct its address".into()
             }
@@ -201,5 +204,34 @@ impl ConsumerError {
             | Self::TimedOut { .. }
             | Self::Cancelled { .. } => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreachable(reason: &str) -> ConsumerError {
+        ConsumerError::Unreachable { address: "mq:5672".into(), reason: reason.into() }
+    }
+
+    #[test]
+    fn hints_say_what_to_do() {
+        let no_broker = unreachable("Connection refused (os error 111)");
+        let hint = no_broker.hint().unwrap();
+        assert!(hint.contains("cargo xtask run") && hint.contains("docker compose up -d rabbitmq"), "{hint}");
+        let untrusted = unreachable("invalid peer certificate: UnknownIssuer");
+        assert!(untrusted.hint().unwrap().contains("SSL_CERT_FILE"));
+        let vhost = |name: &str| ConsumerError::VhostMissing {
+            address: "mq:5672".into(),
+            vhost: name.into(),
+            text: String::new(),
+        };
+        assert!(vhost("").hint().unwrap().contains("%2f"));
+        assert!(vhost("faf").hint().unwrap().contains("add_vhost faf"));
+        let late = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out";
+        let late = ConsumerError::ChannelClosed { code: 406, text: late.into() };
+        assert!(late.hint().unwrap().contains("consumer timeout"));
+        assert!(!late.is_permanent() && vhost("").is_permanent());
     }
 }

@@ -5,6 +5,42 @@
 //! - [`Consumer`] keeps one queue consumed from a thread of its own. Each [`Delivery`] goes to a
 //!   [`Dispatch`] together with a [`Ticket`]; dropping the ticket acks the delivery, in batches.
 //! - [`Publisher`] publishes [`notify_protocol`] messages and waits for the broker's confirm.
+//!
+//! ```no_run
+//! use notify_amqp::{BrokerConfig, BrokerUrl, Consumer, ConsumerConfig, Delivery, Ticket, Topology, instance_queue};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = BrokerConfig::new(BrokerUrl::parse("amqp://guest:guest@localhost/%2f")?, "lobby pod-7");
+//! let topology = Topology::new("faf-lobby", instance_queue("faf-lobby", "pod-7")?);
+//! let consumer = Consumer::spawn(ConsumerConfig::new(broker, topology), |delivery: Delivery, ticket: Ticket| {
+//!     println!("{} bytes", delivery.body().len());
+//!     drop(ticket); // or keep a clone until the work is done, on whatever thread
+//! })?;
+//! consumer.status().wait_for(|status| status.is_consuming()).await?;
+//! consumer.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The way of a delivery
+//!
+//! `stream` (socket) → `frame_filter` → lapin → `pump` → the dispatch, and back: last clone of the ticket →
+//! `settlement` → `window` → `pump` → one `basic.ack`. Around it, `supervisor` makes `connection`, `channel`
+//! and topology anew after every failure and waits in between (`backoff`).
+//!
+//! # What is promised
+//!
+//! - A delivery is acked only after its ticket was dropped, and never on another channel than its own.
+//! - What was not acked comes again, marked as redelivered: at most the prefetch per lost connection.
+//! - No message stops the consumer: what lapin's parser cannot read is repaired or replaced before it.
+//! - No call to the broker is without a time limit; a silent broker is given up after two heartbeats.
+//! - At most `prefetch` deliveries are in memory.
+//!
+//! # TLS and logs
+//!
+//! `amqps` URLs use the system's root certificates; the filter sits above TLS, so the promises hold there too.
+//! Failures are logged here, once each, with what to do about them. lapin logs them too, in its own words, and
+//! the bodies of returned messages: switch its target off (`lapin=off`).
 
 mod backoff;
 mod broker;

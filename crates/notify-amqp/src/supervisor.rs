@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     backoff::Backoff,
@@ -65,7 +65,12 @@ impl<D: Dispatch> Supervisor<D> {
             let hint = error.hint();
             self.stats.failures.add(1);
             let retry_in_ms = retry_in.as_millis() as u64;
-            warn!(%error, hint = hint.as_deref().unwrap_or("none"), attempt, retry_in_ms, "not consuming");
+            let advice = hint.as_deref();
+            if error.is_permanent() {
+                error!(%error, hint = advice, attempt, retry_in_ms, "not consuming until somebody acts");
+            } else {
+                warn!(%error, hint = advice, attempt, retry_in_ms, "not consuming");
+            }
             let error = Arc::new(error);
             self.status.send_replace(ConsumerStatus::Waiting { error, hint, attempt, retry_in });
             tokio::select! {

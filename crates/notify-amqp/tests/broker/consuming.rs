@@ -47,6 +47,23 @@ async fn a_single_completion_is_acked_without_more_to_come() {
 }
 
 #[tokio::test]
+async fn completions_that_trickle_in_share_one_ack_after_the_delay() {
+    let mut rig = Rig::new();
+    let mut config = rig.config();
+    config.ack_delay = Duration::from_millis(500);
+    let mut running = Running::start(config).await;
+    rig.publish_numbers(0..3);
+    for _ in 0..3 {
+        drop(running.next().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(running.handle.stats().acked.get(), 0, "not before the delay");
+    running.until_stat("acked", |stats| stats.acked.get() == 3).await;
+    assert_eq!(running.handle.stats().ack_frames.get(), 1);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_open_holds_back_the_acks_behind_it_and_the_prefetch_bounds_it() {
     let mut rig = Rig::new();
     let mut running = Running::start(rig.config().with_prefetch(10)).await;

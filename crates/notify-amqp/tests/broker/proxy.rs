@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -17,8 +17,9 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
+    /// Bytes that the broker may still send before its connection breaks; negative: any number.
+    budget: AtomicI64,
     open: Mutex<Vec<TcpStream>>,
     /// Bytes are read and thrown away in both directions.
     black_hole: AtomicBool,
@@ -31,18 +32,24 @@ impl Proxy {
     pub fn to(broker: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            budget: AtomicI64::new(-1),
+            open: Mutex::default(),
+            black_hole: AtomicBool::default(),
+            accepted: AtomicUsize::default(),
+            clients: Mutex::default(),
+        });
         let (broker, state) = (broker.to_owned(), shared.clone());
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(&broker) else { continue };
                 state.accepted.fetch_add(1, Ordering::SeqCst);
                 state.clients.lock().unwrap().push(client.try_clone().unwrap());
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, limited) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     state.open.lock().unwrap().push(from.try_clone().unwrap());
                     let state = state.clone();
-                    thread::spawn(move || forward(from, to, &state));
+                    thread::spawn(move || forward(from, to, &state, limited));
                 }
             }
         });
@@ -65,6 +72,11 @@ impl Proxy {
         }
     }
 
+    /// Breaks the connection on which the broker sends more than `bytes` from now on, once.
+    pub fn break_after(&self, bytes: usize) {
+        self.shared.budget.store(bytes as i64, Ordering::SeqCst);
+    }
+
     /// Resets all connections.
     pub fn break_connections(&self) {
         self.shared.clients.lock().unwrap().clear();
@@ -79,12 +91,23 @@ impl Proxy {
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
+fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared, limited: bool) {
     let mut buffer = [0; 65536];
     let _ = from.set_read_timeout(Some(Duration::from_secs(120)));
     while let Ok(n) = from.read(&mut buffer) {
         if n == 0 {
             break;
+        }
+        let budget = shared.budget.load(Ordering::SeqCst);
+        if limited && budget >= 0 {
+            let allowed = n.min(budget as usize);
+            shared.budget.store(budget - allowed as i64, Ordering::SeqCst);
+            if allowed < n {
+                shared.budget.store(-1, Ordering::SeqCst);
+                let _ = to.write_all(&buffer[..allowed]);
+                let _ = from.shutdown(Shutdown::Both);
+                break;
+            }
         }
         if !shared.black_hole.load(Ordering::SeqCst) && to.write_all(&buffer[..n]).is_err() {
             break;

@@ -6,7 +6,7 @@ use notify_protocol::{Message, Notification};
 use crate::{
     management,
     proxy::Proxy,
-    rig::{Rig, Running},
+    rig::{PATIENCE, Rig, Running, threads},
 };
 
 fn message(text: &str) -> Message {
@@ -193,5 +193,31 @@ async fn a_broker_that_blocks_publishers_is_a_timeout_and_nothing_is_sent() {
     publisher.publish(&message("after")).await.unwrap();
     assert_eq!(running.next().await.body, br#"{"command":"after"}"#, "the blocked ones were never sent");
     publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_are_never_answered_end_by_themselves() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let running = Running::start(rig.config()).await;
+    proxy.set_black_hole(true);
+    let mut config = config_at(&rig, proxy.port());
+    config.broker.heartbeat = Duration::from_secs(1);
+    config.broker.connect_timeout = Duration::from_millis(50);
+    config.attempts = 30;
+    config.publish_timeout = PATIENCE;
+    let refused = {
+        let publisher = Publisher::new(config).unwrap();
+        // Each attempt leaves one of lapin's threads behind; together they would be 30.
+        let message = message("x");
+        tokio::time::timeout(Duration::from_secs(8), publisher.publish(&message)).await
+    };
+    assert!(refused.is_err() || matches!(refused, Ok(Err(PublishError::Connection(_)))), "{refused:?}");
+    let end = Instant::now() + PATIENCE;
+    while threads("lapin-io-loop") > threads("amqp-consumer") + 3 {
+        assert!(Instant::now() < end, "{} threads", threads("lapin-io-loop"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     running.handle.stop().await;
 }

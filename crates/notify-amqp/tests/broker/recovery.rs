@@ -5,7 +5,7 @@ use notify_amqp::{ConsumerError, ConsumerStatus};
 use crate::{
     management,
     proxy::Proxy,
-    rig::{Rig, Running},
+    rig::{Rig, Running, threads},
 };
 
 fn waiting_for(test: impl Fn(&ConsumerError) -> bool) -> impl Fn(&ConsumerStatus) -> bool {
@@ -144,6 +144,28 @@ async fn connections_that_break_in_the_middle_of_deliveries_lose_and_reorder_not
     assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)));
 }
 
+/// Fewer than 30 threads of lapin beyond one per consumer: other tests run beside this one.
+fn assert_no_threads_left() {
+    let (io_threads, consumers) = (threads("lapin-io-loop"), threads("amqp-consumer"));
+    assert!(io_threads <= consumers + 16, "{io_threads} threads of lapin for {consumers} consumers");
+}
+
+#[tokio::test]
+async fn attempts_that_are_never_answered_leave_no_thread_behind() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    proxy.set_black_hole(true);
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.broker.connect_timeout = Duration::from_millis(50);
+    config.backoff.cap = Duration::from_millis(10);
+    let running = Running::spawn(config);
+    running.until_stat("30 attempts", |stats| stats.failures.get() >= 30).await;
+    assert_no_threads_left();
+    proxy.set_black_hole(false);
+    running.until("consuming", ConsumerStatus::is_consuming).await;
+    running.handle.stop().await;
+}
+
 #[tokio::test]
 async fn reconnecting_leaves_no_thread_behind() {
     let rig = Rig::new();
@@ -156,14 +178,7 @@ async fn reconnecting_leaves_no_thread_behind() {
         running.until_stat("reconnected", |stats| stats.reconnects.get() == round).await;
         running.until("consuming", ConsumerStatus::is_consuming).await;
     }
-    let threads = |name: &str| {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map_while(Result::ok);
-        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-        names.filter(|comm| comm.starts_with(name)).count()
-    };
-    // Other tests run beside this one: each has one consumer with one connection, some have two or three.
-    let (io_threads, consumers) = (threads("lapin-io-loop"), threads("amqp-consumer"));
-    assert!(io_threads <= consumers + 16, "{io_threads} threads of lapin for {consumers} consumers");
+    assert_no_threads_left();
     running.handle.stop().await;
 }
 
@@ -202,5 +217,32 @@ async fn a_channel_that_the_broker_closes_is_replaced_and_there_is_one_consumer(
         assert_eq!((got.number(), got.redelivered), (expected, true));
     }
     assert_eq!(rig.raw.queue(&rig.queue).unwrap().1, 1, "one consumer");
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_cut_at_any_byte_is_never_forwarded_in_part() {
+    let mut rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.backoff.base = Duration::from_millis(2);
+    config.backoff.stable_after = Duration::ZERO;
+    let mut running = Running::start(config).await;
+    let body = b"a body that must come whole";
+    let mut cuts = 0;
+    loop {
+        proxy.break_after(cuts);
+        rig.raw.publish_headers(&rig.exchange, b"\x07user-idI\0\0\0\x2a", body);
+        let got = running.next().await;
+        assert_eq!(got.body, body, "cut after {cuts} bytes");
+        assert_eq!(got.headers, [("user-id".to_owned(), "integer 42".to_owned())]);
+        if !got.redelivered {
+            break; // the cut is behind the delivery
+        }
+        drop(got);
+        running.until_stat("acked", |stats| stats.acked.get() > cuts as u64).await;
+        cuts += 1;
+    }
+    assert!(cuts > 100, "method, header and body frame were cut at {cuts} places");
     running.handle.stop().await;
 }
