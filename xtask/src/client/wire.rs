@@ -1,0 +1,170 @@
+//! The two transports: newline-framed JSON on TCP, a text frame with a trailing newline on WebSocket.
+//!
+//! Framing is checked on the way in: a stray newline, a missing one or a binary frame is an error, for it would
+//! break a client that splits on newlines.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use super::Ended;
+use super::line::Line;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Transport {
+    Tcp,
+    WebSocket,
+}
+
+impl Transport {
+    pub(crate) const BOTH: [Self; 2] = [Self::Tcp, Self::WebSocket];
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::WebSocket => "WebSocket",
+        })
+    }
+}
+
+/// What is out of the ordinary about a connection.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Dialing {
+    /// Bytes the kernel may hold for a client that does not read.
+    pub(crate) receive_buffer: Option<u32>,
+    /// WebSocket: offers this subprotocol and insists that it is echoed.
+    pub(crate) subprotocol: Option<&'static str>,
+}
+
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Line(Line),
+    Ended(Ended),
+}
+
+#[derive(Debug)]
+pub(super) enum Wire {
+    Tcp { read: BufReader<OwnedReadHalf>, write: OwnedWriteHalf },
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+}
+
+impl Wire {
+    pub(super) async fn connect(
+        transport: Transport,
+        address: SocketAddr,
+        how: Dialing,
+    ) -> anyhow::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(bytes) = how.receive_buffer {
+            socket.set_recv_buffer_size(bytes).context("limit the receive buffer")?;
+        }
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        if transport == Transport::Tcp {
+            let (read, write) = stream.into_split();
+            return Ok(Self::Tcp { read: BufReader::new(read), write });
+        }
+        let mut request = format!("ws://{address}/").into_client_request()?;
+        if let Some(name) = how.subprotocol {
+            request.headers_mut().insert("Sec-WebSocket-Protocol", name.parse()?);
+        }
+        let (stream, response) =
+            tokio_tungstenite::client_async(request, stream).await.context("WebSocket handshake")?;
+        let echoed = response.headers().get("Sec-WebSocket-Protocol").and_then(|value| value.to_str().ok());
+        ensure!(echoed == how.subprotocol, "offered subprotocol {:?}, got {echoed:?}", how.subprotocol);
+        Ok(Self::WebSocket(Box::new(stream)))
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp { .. } => Transport::Tcp,
+            Self::WebSocket(_) => Transport::WebSocket,
+        }
+    }
+
+    pub(super) async fn send(&mut self, message: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::Tcp { write, .. } => {
+                let mut line = message.to_vec();
+                line.push(b'\n');
+                write.write_all(&line).await.context("write")
+            }
+            Self::WebSocket(stream) => {
+                let data = Bytes::copy_from_slice(message);
+                let frame = Frame::message(data, OpCode::Data(Data::Text), true);
+                stream.send(Message::Frame(frame)).await.context("write")
+            }
+        }
+    }
+
+    pub(super) async fn read(&mut self) -> anyhow::Result<Incoming> {
+        match self {
+            Self::Tcp { read, .. } => read_line(read).await,
+            Self::WebSocket(stream) => read_frame(stream).await,
+        }
+    }
+}
+
+async fn read_line(read: &mut BufReader<OwnedReadHalf>) -> anyhow::Result<Incoming> {
+    let mut line = Vec::new();
+    match read.read_until(b'\n', &mut line).await {
+        Ok(0) => return Ok(Incoming::Ended(Ended { frame: None, broken: None })),
+        Ok(_) => {}
+        Err(error) => {
+            return Ok(Incoming::Ended(Ended { frame: None, broken: Some(error.to_string()) }));
+        }
+    }
+    ensure!(line.pop() == Some(b'\n'), "the stream ended inside a line: {}", Line::new(line));
+    ensure!(!line.contains(&b'\r'), "a carriage return inside a line: {}", Line::new(line));
+    Ok(Incoming::Line(Line::new(line)))
+}
+
+async fn read_frame(stream: &mut WebSocketStream<TcpStream>) -> anyhow::Result<Incoming> {
+    let mut frame = None;
+    loop {
+        match stream.next().await {
+            Some(Ok(Message::Text(text))) => {
+                let mut bytes = Bytes::from(text);
+                ensure!(bytes.ends_with(b"\n"), "a frame without its newline: {}", Line::new(bytes));
+                bytes.truncate(bytes.len() - 1);
+                let line = Line::new(bytes);
+                ensure!(!line.bytes().contains(&b'\n'), "a newline inside a frame: {line}");
+                ensure!(!line.bytes().contains(&b'\r'), "a carriage return inside a frame: {line}");
+                return Ok(Incoming::Line(line));
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+            Some(Ok(Message::Binary(bytes))) => bail!("a binary frame: {}", Line::new(bytes)),
+            // Reading on sends the answer to the close and ends the stream.
+            Some(Ok(Message::Close(close))) => {
+                frame = close.map(|close| (u16::from(close.code), close.reason.as_str().to_owned()));
+            }
+            None | Some(Err(WebSocketError::ConnectionClosed | WebSocketError::AlreadyClosed)) => {
+                return Ok(Incoming::Ended(Ended { frame, broken: None }));
+            }
+            Some(Err(
+                WebSocketError::Io(_) | WebSocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake),
+            )) if frame.is_some() => {
+                return Ok(Incoming::Ended(Ended { frame, broken: None }));
+            }
+            Some(Err(
+                error @ (WebSocketError::Io(_)
+                | WebSocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake)),
+            )) => return Ok(Incoming::Ended(Ended { frame, broken: Some(error.to_string()) })),
+            Some(Err(error)) => return Err(error).context("WebSocket"),
+        }
+    }
+}
