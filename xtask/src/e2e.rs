@@ -1,6 +1,199 @@
-//! `cargo xtask e2e`: the built `lobby` against a real broker and real sockets.
+//! End-to-end tests: the built `lobby` binary, a real broker, real sockets.
+//!
+//! A scenario is a claim with a name. Each has a virtual host and lobbies of its own, so that several run side by
+//! side; those that restart the broker run last, alone. What real clients received before a sentinel decides, never
+//! how long something took. A failing scenario shows what was expected, what came, and the lobby's last log lines.
 
-/// Runs the scenarios whose name contains `only`, or all.
-pub(crate) async fn e2e(_only: Option<&str>) -> anyhow::Result<()> {
-    anyhow::bail!("`cargo xtask e2e` is not written yet; `cargo xtask broker` starts a broker")
+mod addressing;
+mod catalog;
+mod conversation;
+mod drain;
+mod duplicates;
+mod flood;
+mod limits;
+mod logins;
+mod notifier;
+mod order;
+mod outage;
+mod proxy;
+mod refusals;
+mod report;
+mod restart;
+mod slow_reader;
+mod stage;
+mod start_up;
+mod vectors;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use catalog::{SCENARIOS, Scenario, Sharing};
+use report::{Report, Verdict};
+use stage::Stage;
+
+use crate::broker::{Broker, BrokerOptions};
+
+/// A scenario still running after this long is a failure of its own; each wait inside it has a shorter limit.
+const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
+
+/// What to run and how to show it.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Run only this scenario, or all whose name contains this text; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Print one JSON object per result instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Scenarios side by side.
+    #[arg(long, default_value_t = DEFAULT_JOBS, value_name = "COUNT")]
+    jobs: usize,
+    /// Test this binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    lobby: Option<PathBuf>,
+    /// Print the scenarios' names and exit.
+    #[arg(long)]
+    list: bool,
+}
+
+const DEFAULT_JOBS: usize = 4;
+
+impl Default for Options {
+    /// All scenarios, as a table.
+    fn default() -> Self {
+        Self { only: Vec::new(), json: false, jobs: DEFAULT_JOBS, lobby: None, list: false }
+    }
+}
+
+/// Builds the lobby, finds or makes a broker, and runs the scenarios.
+///
+/// # Errors
+/// No lobby, no broker, a name that fits no scenario, or at least one scenario that failed (all others ran).
+pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
+    if options.list {
+        for scenario in SCENARIOS {
+            println!("{}", scenario.name);
+        }
+        return Ok(());
+    }
+    let mut chosen = choose(&options.only)?;
+    let lobby = match &options.lobby {
+        Some(path) => path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?,
+        None => crate::lobby::build().await?,
+    };
+    raise_file_limit()?;
+    let mut told = |step: &str| eprintln!("{step}");
+    let broker = Broker::start(&BrokerOptions::from_env(false)?, &mut told).await;
+    let broker = broker.context("start RabbitMQ for the end-to-end tests")?;
+    if !broker.is_ours() {
+        for scenario in chosen.extract_if(.., |scenario| scenario.sharing == Sharing::StopsBroker) {
+            eprintln!("not possible on a broker that is not ours: {}", scenario.name);
+        }
+    }
+    perform(&chosen, &Arc::new(broker), &lobby, options).await
+}
+
+async fn perform(
+    chosen: &[&'static Scenario],
+    broker: &Arc<Broker>,
+    lobby: &std::path::Path,
+    options: &Options,
+) -> anyhow::Result<()> {
+    let mut report = Report::new(options.json);
+    let slots = Arc::new(Semaphore::new(options.jobs.max(1)));
+    let mut running = JoinSet::new();
+    for scenario in chosen.iter().copied().filter(|scenario| scenario.sharing == Sharing::SideBySide) {
+        let (slots, broker, lobby) = (Arc::clone(&slots), Arc::clone(broker), lobby.to_owned());
+        running.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            run_one(scenario, &broker, lobby).await
+        });
+    }
+    while let Some(verdict) = running.join_next().await {
+        report.add(verdict.context("a scenario's runner")?);
+    }
+    for scenario in chosen.iter().copied().filter(|scenario| scenario.sharing != Sharing::SideBySide) {
+        report.add(run_one(scenario, broker, lobby.to_owned()).await);
+    }
+    report.finish()
+}
+
+fn choose(only: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+    let mut chosen: Vec<&'static Scenario> = Vec::new();
+    for text in only {
+        let exact = SCENARIOS.iter().filter(|scenario| scenario.name == text).count() > 0;
+        let fits =
+            |scenario: &&Scenario| scenario.name == text || (!exact && scenario.name.contains(text.as_str()));
+        let before = chosen.len();
+        chosen.extend(SCENARIOS.iter().filter(fits));
+        if chosen.len() == before {
+            let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+            bail!("no scenario fits `{text}`; there are: {}", known.join(", "));
+        }
+    }
+    if only.is_empty() {
+        chosen.extend(SCENARIOS);
+    }
+    Ok(chosen)
+}
+
+async fn run_one(scenario: &'static Scenario, broker: &Arc<Broker>, lobby: PathBuf) -> Verdict {
+    let start = Instant::now();
+    let stage = match Stage::set(scenario.name, broker, lobby).await {
+        Ok(stage) => Arc::new(stage),
+        Err(error) => {
+            let error = error.context("set the stage");
+            return Verdict::failed(scenario.name, start.elapsed(), &error, Vec::new());
+        }
+    };
+    // A task of its own: a panic in a scenario fails that scenario only.
+    let acting = tokio::spawn({
+        let stage = Arc::clone(&stage);
+        async move { tokio::time::timeout(SCENARIO_LIMIT, (scenario.run)(&stage)).await }
+    });
+    let result = match acting.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(anyhow::anyhow!("still running after {SCENARIO_LIMIT:?}")),
+        Err(panic) => Err(anyhow::anyhow!("panicked: {panic}")),
+    };
+    match result {
+        Ok(()) => Verdict::passed(scenario.name, start.elapsed(), stage.facts()),
+        Err(error) => Verdict::failed(scenario.name, start.elapsed(), &error, stage.last_log_lines()),
+    }
+}
+
+/// A thousand clients here and in the lobby need more descriptors than the usual soft limit; the child inherits it.
+fn raise_file_limit() -> anyhow::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = 8192.min(limit.maximum.unwrap_or(8192));
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+        .context("raise the limit of open files")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_have_names_of_their_own_in_kebab_case() {
+        let mut seen = std::collections::BTreeSet::new();
+        for name in SCENARIOS.iter().map(|scenario| scenario.name) {
+            assert!(seen.insert(name), "{name} stands twice");
+            assert!(
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            );
+        }
+        assert!(choose(&["no-such-claim".to_owned()]).is_err());
+        assert_eq!(choose(&[]).unwrap().len(), SCENARIOS.len());
+        assert_eq!(choose(&["unicast".to_owned()]).unwrap().len(), 1);
+    }
 }

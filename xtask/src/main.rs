@@ -6,17 +6,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod amqp_wire;
 mod apt;
 #[allow(dead_code, reason = "`run`, `ci` and `e2e` use the rest as they are written")]
 mod broker;
 mod broker_command;
 mod ci;
+mod client;
 mod docker;
 mod e2e;
+mod http;
+mod lobby;
 mod process;
 mod progress;
 mod run;
 mod tests_command;
+mod token;
+
+/// The limit of waiting for anything that should happen; it never decides an outcome.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Chores of the lobby's repository.
 #[derive(Debug, Parser)]
@@ -42,11 +50,7 @@ enum Command {
     /// Unit tests, doc tests and broker tests.
     Test,
     /// End-to-end tests: the built `lobby` against a real broker and real sockets.
-    E2e {
-        /// Run only the scenarios whose name contains this text.
-        #[arg(long, value_name = "NAME")]
-        only: Option<String>,
-    },
+    E2e(e2e::Options),
     /// Start a broker and keep it until Ctrl-C.
     Broker(broker_command::Options),
     /// Build the image `lobby-rabbitmq:local` where no registry can be reached.
@@ -75,7 +79,7 @@ async fn main() -> ExitCode {
         Command::Run { once, pull } => run::run(once, pull).await,
         Command::Ci => ci::ci().await,
         Command::Test => tests_command::test().await,
-        Command::E2e { only } => e2e::e2e(only.as_deref()).await,
+        Command::E2e(options) => e2e::e2e(&options).await,
         Command::Broker(options) => broker_command::run(options).await,
         Command::BrokerImage { force } => docker::broker_image(force).await,
         Command::WithDocker { command } => docker::with_docker(&command).await,

@@ -1,0 +1,89 @@
+//! Every scenario by name. The names are what scripts and people use: keep them.
+
+use futures_util::future::BoxFuture;
+
+use super::stage::Stage;
+use super::{
+    addressing, conversation, drain, duplicates, limits, logins, outage, refusals, restart, slow_reader,
+    start_up, vectors,
+};
+
+/// Whether others may use the broker meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    SideBySide,
+    /// It needs the machine to itself.
+    Alone,
+    /// It stops the broker, which must be ours.
+    StopsBroker,
+}
+
+/// One claim about the lobby.
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) sharing: Sharing,
+    pub(super) run: for<'a> fn(&'a Stage) -> BoxFuture<'a, anyhow::Result<()>>,
+}
+
+impl std::fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+macro_rules! scenarios {
+    ($($name:literal $sharing:ident $module:ident::$function:ident,)*) => {
+        /// All scenarios, the longest first so that they do not trail behind the others.
+        pub(super) const SCENARIOS: &[Scenario] = &[$(Scenario {
+            name: $name,
+            sharing: Sharing::$sharing,
+            run: |stage| Box::pin($module::$function(stage)),
+        },)*];
+    };
+}
+
+scenarios! {
+    "vectors" SideBySide vectors::vectors,
+    "slow-reader" SideBySide slow_reader::slow_reader,
+    "connections-closed" SideBySide outage::connections_closed,
+    "no-broker-at-start" SideBySide outage::no_broker_at_start,
+    "published-while-down" SideBySide outage::published_while_down,
+    "queue-deleted" SideBySide outage::queue_deleted,
+    "same-name" SideBySide outage::same_name,
+    "bad-tokens" SideBySide logins::bad_tokens,
+    "accepted-tokens" SideBySide logins::accepted_tokens,
+    "token-command" SideBySide logins::token_command,
+    "duplicate-login-replace" SideBySide duplicates::replace,
+    "duplicate-login-allow" SideBySide duplicates::allow,
+    "duplicate-login-reject" SideBySide duplicates::reject,
+    "hundred-logins" SideBySide duplicates::hundred_logins,
+    "login-timeout" SideBySide limits::login_timeout,
+    "protocol-errors" SideBySide limits::protocol_errors,
+    "oversize-and-bad-text" SideBySide limits::oversize_and_bad_text,
+    "session-and-welcome" SideBySide conversation::session_and_welcome,
+    "ping-pong" SideBySide conversation::ping_pong,
+    "idle-ping" SideBySide conversation::idle_ping,
+    "unknown-command" SideBySide conversation::unknown_command,
+    "pretty-printed-body" SideBySide conversation::pretty_printed_body,
+    "subprotocol" SideBySide conversation::subprotocol,
+    "other-properties" SideBySide conversation::other_properties,
+    "unicast" SideBySide addressing::unicast,
+    "broadcast" SideBySide addressing::broadcast,
+    "user-not-connected" SideBySide addressing::user_not_connected,
+    "both-headers" SideBySide addressing::both_headers,
+    "channel-reserved" SideBySide addressing::channel_reserved,
+    "two-lobbies" SideBySide addressing::two_lobbies,
+    "no-login-configured" SideBySide start_up::no_login_configured,
+    "faf-variables" SideBySide start_up::faf_variables,
+    "existing-exchange" SideBySide start_up::existing_exchange,
+    "metrics" SideBySide start_up::metrics,
+    "secrets-stay-secret" SideBySide start_up::secrets_stay_secret,
+    "listeners-off" SideBySide start_up::listeners_off,
+    "unknown-key" SideBySide refusals::unknown_key,
+    "configuration-layers" SideBySide refusals::configuration_layers,
+    "taken-port" SideBySide refusals::taken_port,
+    "open-without-login" SideBySide refusals::open_without_login,
+    "sigterm-drain" Alone drain::sigterm_drain,
+    "broker-restart" StopsBroker restart::broker_restart,
+    "broker-killed" StopsBroker restart::broker_killed,
+}

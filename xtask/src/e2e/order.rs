@@ -1,0 +1,84 @@
+//! Judges what one client received of a numbered stream. Pure.
+
+use std::collections::BTreeSet;
+
+/// What is wrong with, or worth counting in, one client's stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Stream {
+    /// Numbers that had to come and did not.
+    pub(super) lost: Vec<u64>,
+    /// Numbers that belong to someone else.
+    pub(super) strangers: Vec<u64>,
+    /// Pairs where the second came first seen after the first although it is smaller.
+    pub(super) reordered: Vec<(u64, u64)>,
+    /// How many came again.
+    pub(super) duplicates: u64,
+}
+
+impl Stream {
+    /// `received` in order; `must` had to come, `may` could.
+    pub(super) fn judge(received: &[u64], must: &BTreeSet<u64>, may: &BTreeSet<u64>) -> Self {
+        let mut judged = Self::default();
+        let mut seen = BTreeSet::new();
+        let mut highest = None;
+        for &number in received {
+            if !must.contains(&number) && !may.contains(&number) {
+                judged.strangers.push(number);
+            }
+            if !seen.insert(number) {
+                judged.duplicates += 1;
+                continue;
+            }
+            match highest {
+                Some(before) if number < before => judged.reordered.push((before, number)),
+                _ => highest = Some(number),
+            }
+        }
+        judged.lost = must.difference(&seen).copied().collect();
+        judged
+    }
+
+    /// An error that names the client, unless only duplicates are to be told.
+    pub(super) fn faultless(&self, who: &str) -> anyhow::Result<()> {
+        let Self { lost, strangers, reordered, duplicates } = self;
+        let fine = lost.is_empty() && strangers.is_empty() && reordered.is_empty();
+        anyhow::ensure!(
+            fine,
+            "{who}: {} lost {:?}, {} of others {:?}, {} out of order {:?} ({duplicates} duplicates)",
+            lost.len(),
+            &lost[..lost.len().min(10)],
+            strangers.len(),
+            &strangers[..strangers.len().min(10)],
+            reordered.len(),
+            &reordered[..reordered.len().min(10)],
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(received: &[u64], must: &[u64], may: &[u64]) -> Stream {
+        Stream::judge(received, &must.iter().copied().collect(), &may.iter().copied().collect())
+    }
+
+    #[test]
+    fn each_broken_promise_is_seen() {
+        assert_eq!(judge(&[1, 2, 4], &[1, 2], &[4]), Stream::default());
+        assert_eq!(judge(&[1, 4], &[1, 2], &[4]).lost, [2]);
+        assert_eq!(judge(&[1, 9], &[1], &[]).strangers, [9]);
+        assert_eq!(judge(&[1, 3, 2], &[1, 2, 3], &[]).reordered, [(3, 2)]);
+        assert!(judge(&[1, 3, 2], &[1, 2, 3], &[]).faultless("x").is_err());
+    }
+
+    #[test]
+    fn a_repeated_run_is_counted_and_not_called_reordered() {
+        let stream = judge(&[1, 2, 3, 2, 3, 4], &[1, 2, 3, 4], &[]);
+        assert_eq!(stream, Stream { duplicates: 2, ..Stream::default() });
+        assert!(stream.faultless("x").is_ok());
+        // A late first sight is an inversion even beside duplicates.
+        assert_eq!(judge(&[1, 3, 4, 3, 2, 4], &[1, 2, 3, 4], &[]).reordered, [(4, 2)]);
+    }
+}

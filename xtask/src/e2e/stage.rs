@@ -1,0 +1,245 @@
+//! What one scenario plays on: a virtual host, lobbies, clients, publishers, and everything they logged.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use notify_protocol::DEFAULT_EXCHANGE;
+use tokio::time::{Instant, sleep};
+
+use super::notifier::{Notifier, unique};
+use super::proxy::Proxy;
+use crate::PATIENCE;
+use crate::amqp_wire::{AmqpUrl, CONNECTION_NAME, Connection, QueueState, percent_encode};
+use crate::broker::{Broker, Management, Vhost};
+use crate::client::{Client, Transport};
+use crate::lobby::{Lobby, LogBook, Setup};
+use crate::token;
+
+/// Signs the tokens of every scenario's clients.
+pub(super) const SECRET: &str = "only-the-end-to-end-tests-use-this-secret";
+/// Lines of each lobby's log in a failure's report.
+const LOG_LINES: usize = 25;
+const POLL: Duration = Duration::from_millis(25);
+
+/// How a broker goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Going {
+    /// As an operator stops it.
+    Stopped,
+    /// With no time to write anything.
+    Killed,
+}
+
+/// The world of one scenario. Dropping it drops the virtual host.
+#[derive(Debug)]
+pub(super) struct Stage {
+    instance: String,
+    exchange: String,
+    broker: Arc<Broker>,
+    management: Option<Management>,
+    vhost: Vhost,
+    url: AmqpUrl,
+    binary: PathBuf,
+    directory: tempfile::TempDir,
+    logs: Mutex<Vec<(String, LogBook)>>,
+    facts: Mutex<Vec<String>>,
+}
+
+impl Stage {
+    pub(super) async fn set(
+        name: &'static str,
+        broker: &Arc<Broker>,
+        binary: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let vhost = broker.vhost(name).await.context("make a virtual host")?;
+        let management = broker.management().cloned();
+        let url = AmqpUrl::parse(vhost.amqp_url())?;
+        let directory =
+            tempfile::Builder::new().prefix("lobby-e2e-").tempdir().context("make a directory")?;
+        // In a virtual host that others use too, only the names keep scenarios apart.
+        let (instance, exchange) = if vhost.is_shared() {
+            (unique(name), unique("exchange"))
+        } else {
+            (name.to_owned(), DEFAULT_EXCHANGE.to_owned())
+        };
+        Ok(Self {
+            instance,
+            exchange,
+            broker: Arc::clone(broker),
+            management,
+            vhost,
+            url,
+            binary,
+            directory,
+            logs: Mutex::default(),
+            facts: Mutex::default(),
+        })
+    }
+
+    /// Takes the broker away from everyone who uses it and gives it back: same address, same data.
+    pub(super) async fn restart_broker(&self, going: Going) -> anyhow::Result<()> {
+        match going {
+            Going::Stopped => self.broker.shut_down().await.context("stop the broker")?,
+            Going::Killed => self.broker.kill().await.context("kill the broker")?,
+        }
+        self.broker.start_again().await.context("start the broker again")
+    }
+
+    /// Closes the lobby's connections through the broker's management; how many those were, at least one.
+    pub(super) async fn close_lobby_connections(&self) -> anyhow::Result<usize> {
+        let management = self.management.as_ref().context("the broker's management API is out of reach")?;
+        let start = Instant::now();
+        loop {
+            let listed =
+                management.get(&format!("/vhosts/{}/connections", percent_encode(self.vhost.name()))).await?;
+            let listed = listed.as_array().context("the list of connections is no array")?;
+            let others =
+                listed.iter().filter(|connection| connection["user_provided_name"] != CONNECTION_NAME);
+            let mut closed = 0;
+            for name in others.filter_map(|connection| connection["name"].as_str()) {
+                // One that is gone already is listed a moment longer.
+                closed += usize::from(
+                    management.delete(&format!("/connections/{}", percent_encode(name))).await.is_ok(),
+                );
+            }
+            if closed > 0 {
+                return Ok(closed);
+            }
+            ensure!(start.elapsed() < PATIENCE, "management never listed a connection of the lobby");
+            sleep(POLL).await;
+        }
+    }
+
+    pub(super) fn exchange(&self) -> &str {
+        &self.exchange
+    }
+
+    pub(super) fn url(&self) -> &AmqpUrl {
+        &self.url
+    }
+
+    /// A directory that goes with the stage.
+    pub(super) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    /// Notes a measured fact for the table.
+    pub(super) fn fact(&self, text: impl Into<String>) {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+    }
+
+    pub(super) fn facts(&self) -> Vec<String> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn last_log_lines(&self) -> Vec<String> {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let tails = logs.iter().map(|(name, log)| (name, log.tail(LOG_LINES)));
+        tails.flat_map(|(name, tail)| tail.into_iter().map(move |line| format!("{name}: {line}"))).collect()
+    }
+
+    /// The usual lobby, not started: every port free to choose, a login secret, a JSON log.
+    pub(super) fn setup(&self) -> Setup {
+        self.bare_setup().set("LOBBY_BROKER__URL", self.vhost.amqp_url()).set("LOBBY_AUTH__SECRET", SECRET)
+    }
+
+    /// A lobby that knows neither a broker nor a login.
+    pub(super) fn bare_setup(&self) -> Setup {
+        Setup::new(self.binary.clone(), self.directory.path().to_owned())
+            .set("LOBBY_INSTANCE__NAME", &self.instance)
+            .set("LOBBY_BROKER__EXCHANGE", &self.exchange)
+            .set("LOBBY_LISTEN__TCP", "127.0.0.1:0")
+            .set("LOBBY_LISTEN__WEBSOCKET", "127.0.0.1:0")
+            .set("LOBBY_LISTEN__ADMIN", "127.0.0.1:0")
+            .set("LOBBY_LOG__FORMAT", "json")
+    }
+
+    /// The usual lobby, ready.
+    pub(super) async fn lobby(&self) -> anyhow::Result<Lobby> {
+        self.start(&self.setup()).await
+    }
+
+    /// Starts `setup` and waits until it is ready.
+    pub(super) async fn start(&self, setup: &Setup) -> anyhow::Result<Lobby> {
+        let mut lobby = self.start_unready(setup).await?;
+        lobby.ready().await?;
+        Ok(lobby)
+    }
+
+    /// Starts `setup` and waits only until it listens.
+    pub(super) async fn start_unready(&self, setup: &Setup) -> anyhow::Result<Lobby> {
+        let log = LogBook::default();
+        let name = setup.value("LOBBY_INSTANCE__NAME").unwrap_or("lobby").to_owned();
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push((name, log.clone()));
+        setup.start(log).await.context("start a lobby")
+    }
+
+    /// A proxy in front of the broker, and the setup of a lobby behind it.
+    pub(super) async fn proxied(&self, open: bool) -> anyhow::Result<(Proxy, Setup)> {
+        let proxy = Proxy::start(self.url.address(), open).await?;
+        let setup = self.setup().set("LOBBY_BROKER__URL", self.url.at(proxy.address()));
+        Ok((proxy, setup))
+    }
+
+    pub(super) async fn notifier(&self) -> anyhow::Result<Notifier> {
+        Notifier::open(&self.url, &self.exchange).await
+    }
+
+    /// A logged-in client.
+    pub(super) async fn client(
+        &self,
+        lobby: &Lobby,
+        transport: Transport,
+        user: i64,
+    ) -> anyhow::Result<Client> {
+        let mut client = self.stranger(lobby, transport).await?.named(format_args!("user {user}"));
+        client.login(&token::valid(SECRET, user)?).await?;
+        Ok(client)
+    }
+
+    /// A connection that has not logged in.
+    pub(super) async fn stranger(&self, lobby: &Lobby, transport: Transport) -> anyhow::Result<Client> {
+        Client::connect(transport, lobby.address(transport)?).await
+    }
+
+    /// The name of this stage's lobby's queue.
+    pub(super) fn queue(&self) -> String {
+        format!("{}.lobby.client.notify.{}", self.exchange, self.instance)
+    }
+
+    /// Waits until the queue exists and has `consumers`; its state then.
+    ///
+    /// Without consumers nothing is unacknowledged: the broker puts the messages back when it removes the consumer.
+    pub(super) async fn queue_with_consumers(
+        &self,
+        queue: &str,
+        consumers: u32,
+    ) -> anyhow::Result<QueueState> {
+        let start = Instant::now();
+        loop {
+            // Asking for a queue that is not there ends the connection: each look has its own.
+            let seen = match Connection::open(&self.url).await {
+                Ok(connection) => connection.queue_state(queue).await,
+                Err(error) => Err(error),
+            };
+            match seen {
+                Ok(state) if state.consumers == consumers => return Ok(state),
+                other => ensure!(
+                    start.elapsed() < PATIENCE,
+                    "queue `{queue}` never had {consumers} consumers: {other:?}"
+                ),
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Stops the lobby and checks that it left nothing in its queue, waiting or unacknowledged.
+    pub(super) async fn leaves_nothing(&self, mut lobby: Lobby) -> anyhow::Result<()> {
+        lobby.stop().await?;
+        let state = self.queue_with_consumers(&self.queue(), 0).await?;
+        ensure!(state.messages == 0, "{} messages were left unacknowledged or waiting", state.messages);
+        Ok(())
+    }
+}
