@@ -1,6 +1,203 @@
-//! `cargo xtask ci`: what CI runs, cheapest check first.
+//! `cargo xtask ci`: what CI runs, cheapest check first. Installs the broker it needs, leaves nothing running.
 
-/// Runs all checks.
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::process::Command;
+
+use crate::broker::{Broker, BrokerOptions};
+use crate::{documents, progress};
+
+/// Crates and what each must not depend on, whatever the path between them.
+const DEPENDENCY_RULES: [(&str, &[&str]); 4] = [
+    ("notify-protocol", &["tokio", "lapin", "notify-amqp", "lobby-sessions"]),
+    ("notify-amqp", &["lobby-sessions", "lobby-bin"]),
+    ("lobby-sessions", &["notify-amqp", "lapin", "lobby-bin"]),
+    ("xtask", &["notify-amqp", "lobby-sessions", "lobby-bin"]),
+];
+
+/// The only crate that may name lapin in its manifest.
+const LAPIN_USER: &str = "notify-amqp";
+
+/// Runs all checks; the first that fails ends the run.
 pub(crate) async fn ci() -> anyhow::Result<()> {
-    anyhow::bail!("`cargo xtask ci` is not written yet; `cargo xtask broker` starts a broker")
+    let mut run = Run::default();
+    run.cargo("format", &["fmt", "--all", "--check"]).await?;
+    run.cargo(
+        "clippy",
+        &["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"],
+    )
+    .await?;
+    run.step("dependency rules", dependency_rules()).await?;
+    run.cargo("build", &["build", "--workspace", "--locked"]).await?;
+    run.step("generated documents", documents::check()).await?;
+    run.tests().await?;
+    run.documents().await?;
+    run.broker_tests().await?;
+    run.own("end-to-end tests", &["e2e"]).await?;
+    run.show();
+    Ok(())
+}
+
+/// `cargo xtask test`: unit tests, doc tests and broker tests.
+pub(crate) async fn test() -> anyhow::Result<()> {
+    let mut run = Run::default();
+    run.tests().await?;
+    run.broker_tests().await?;
+    run.show();
+    Ok(())
+}
+
+/// The steps done so far and how long each took.
+#[derive(Default)]
+struct Run {
+    steps: Vec<(String, Duration)>,
+}
+
+impl Run {
+    async fn tests(&mut self) -> anyhow::Result<()> {
+        // Without a broker in reach, so that a test which needs one fails here.
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--locked"]).env("AMQP_URL", "amqp://no-broker.invalid");
+        self.command("unit and doc tests, without a broker", command).await
+    }
+
+    async fn documents(&mut self) -> anyhow::Result<()> {
+        let mut command = cargo();
+        command.args(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        self.command("API documents", command).await
+    }
+
+    async fn broker_tests(&mut self) -> anyhow::Result<()> {
+        let mut progress = progress::to_stderr();
+        let broker = Broker::start(&BrokerOptions::from_env(false)?, &mut progress).await?;
+        let outcome = self.broker_tests_on(&broker).await;
+        outcome.and(broker.stop().await)
+    }
+
+    async fn broker_tests_on(&mut self, broker: &Broker) -> anyhow::Result<()> {
+        let vhost = broker.vhost("broker-tests").await?;
+        let mut command = cargo();
+        command
+            .args([
+                "test",
+                "--locked",
+                "--package",
+                "notify-amqp",
+                "--features",
+                "broker-tests",
+                "--test",
+                "broker",
+            ])
+            .env("AMQP_URL", vhost.amqp_url());
+        if let Some(management) = broker.management() {
+            command.env("LOBBY_TEST_MANAGEMENT_URL", management.url());
+        }
+        self.command("broker tests", command).await?;
+        vhost.delete().await
+    }
+
+    async fn cargo(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = cargo();
+        command.args(arguments);
+        self.command(name, command).await
+    }
+
+    /// Another command of this program.
+    async fn own(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(std::env::current_exe().context("the path of xtask")?);
+        command.args(arguments);
+        self.command(name, command).await
+    }
+
+    async fn command(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        self.step(name, async move {
+            let status = command.status().await.with_context(|| format!("run {:?}", command.as_std()))?;
+            ensure!(status.success(), "{:?} failed ({status})", command.as_std());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn step(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        eprintln!("\n=== {name}");
+        let begin = Instant::now();
+        work.await.with_context(|| format!("the check `{name}` failed"))?;
+        self.steps.push((name.to_owned(), begin.elapsed()));
+        Ok(())
+    }
+
+    fn show(&self) {
+        println!("\n{:<40} {:>8}", "check", "seconds");
+        for (name, took) in &self.steps {
+            println!("{name:<40} {:>8.1}", took.as_secs_f32());
+        }
+        println!("{} checks passed", self.steps.len());
+    }
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+async fn dependency_rules() -> anyhow::Result<()> {
+    for (package, forbidden) in DEPENDENCY_RULES {
+        let tree = cargo()
+            .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--locked"])
+            .args(["--format", "{p}"])
+            .output()
+            .await?;
+        ensure!(tree.status.success(), "cargo tree: {}", String::from_utf8_lossy(&tree.stderr));
+        let tree = String::from_utf8(tree.stdout)?;
+        if let Some(name) = first_forbidden(&tree, forbidden)? {
+            bail!("{package} depends on {name}; see the code map in ARCHITECTURE.md");
+        }
+    }
+    for manifest in manifests()? {
+        let text =
+            std::fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+        let names_lapin =
+            text.lines().any(|line| line.starts_with("lapin") || line.starts_with("deadpool-lapin"));
+        let may = manifest.parent().is_some_and(|crate_dir| crate_dir.ends_with(LAPIN_USER));
+        ensure!(!names_lapin || may, "{} names lapin; only {LAPIN_USER} may", manifest.display());
+    }
+    Ok(())
+}
+
+/// The first of `forbidden` in the output of `cargo tree --prefix none`, whose first line is the crate itself.
+fn first_forbidden<'a>(tree: &str, forbidden: &[&'a str]) -> anyhow::Result<Option<&'a str>> {
+    let mut names = tree.lines().filter_map(|line| line.split(' ').next());
+    names.next().context("cargo tree printed nothing")?;
+    let names: std::collections::BTreeSet<_> = names.collect();
+    Ok(forbidden.iter().copied().find(|name| names.contains(name)))
+}
+
+fn manifests() -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = vec![Path::new("xtask/Cargo.toml").to_owned()];
+    for entry in std::fs::read_dir("crates").context("read crates/; run from the repository's root")? {
+        found.push(entry?.path().join("Cargo.toml"));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forbidden_crate_is_found_wherever_it_stands_in_the_tree() {
+        let tree = "notify-protocol v0.1.0 (/w)\nserde v1.0.0\ntokio v1.0.0\nserde v1.0.0 (*)\n";
+        assert_eq!(first_forbidden(tree, &["lapin", "tokio"]).unwrap(), Some("tokio"));
+        assert_eq!(first_forbidden(tree, &["lapin", "tokio-util"]).unwrap(), None);
+        assert_eq!(first_forbidden(tree, &["notify-protocol"]).unwrap(), None);
+        assert!(first_forbidden("", &["lapin"]).is_err());
+    }
 }

@@ -14,13 +14,13 @@ mod broker_command;
 mod ci;
 mod client;
 mod docker;
+mod documents;
 mod e2e;
 mod http;
 mod lobby;
 mod process;
 mod progress;
 mod run;
-mod tests_command;
 mod token;
 
 /// The limit of waiting for anything that should happen; it never decides an outcome.
@@ -47,6 +47,8 @@ enum Command {
     },
     /// Everything that CI checks, cheapest first.
     Ci,
+    /// Write the documents that are made from the code.
+    Docs,
     /// Unit tests, doc tests and broker tests.
     Test,
     /// End-to-end tests: the built `lobby` against a real broker and real sockets.
@@ -78,7 +80,8 @@ async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { once, pull } => run::run(once, pull).await,
         Command::Ci => ci::ci().await,
-        Command::Test => tests_command::test().await,
+        Command::Docs => documents::write().await,
+        Command::Test => ci::test().await,
         Command::E2e(options) => e2e::e2e(&options).await,
         Command::Broker(options) => broker_command::run(options).await,
         Command::BrokerImage { force } => docker::broker_image(force).await,

@@ -1,0 +1,90 @@
+//! Documents that are made from the code: the table of settings, and the README's examples.
+//!
+//! `cargo xtask docs` writes them; `cargo xtask ci` fails when one is not what the code makes now.
+
+use anyhow::{Context as _, ensure};
+use tokio::process::Command;
+
+const README: &str = "README.md";
+const CONFIGURATION: &str = "docs/configuration.md";
+
+/// Writes them.
+pub(crate) async fn write() -> anyhow::Result<()> {
+    for (path, wanted) in documents().await? {
+        std::fs::write(path, wanted).with_context(|| format!("write {path}"))?;
+    }
+    Ok(())
+}
+
+/// Fails when one is not what the code makes.
+pub(crate) async fn check() -> anyhow::Result<()> {
+    for (path, wanted) in documents().await? {
+        let present = std::fs::read_to_string(path).unwrap_or_default();
+        ensure!(present == wanted, "{path} is not what the code makes: run `cargo xtask docs`");
+    }
+    Ok(())
+}
+
+async fn documents() -> anyhow::Result<[(&'static str, String); 2]> {
+    let lobby = crate::lobby::build().await?;
+    let table = Command::new(lobby).arg("config-table").output().await.context("run `lobby config-table`")?;
+    ensure!(table.status.success(), "lobby config-table: {}", String::from_utf8_lossy(&table.stderr));
+    let configuration = format!("{CONFIGURATION_HEAD}{}", String::from_utf8(table.stdout)?);
+    let readme = std::fs::read_to_string(README).with_context(|| format!("read {README}"))?;
+    let readme = with_examples(&readme, |path| {
+        std::fs::read_to_string(path).with_context(|| format!("read {path}, which {README} shows"))
+    })?;
+    Ok([(CONFIGURATION, configuration), (README, readme)])
+}
+
+/// Replaces each code block that follows a line `<!-- path -->` by the content of the file at that path.
+fn with_examples(text: &str, read: impl Fn(&str) -> anyhow::Result<String>) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        out.push_str(line);
+        out.push('\n');
+        let path = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"));
+        let Some(path) = path.filter(|path| path.contains('/')) else { continue };
+        let fence = lines.next().filter(|line| line.starts_with("```"));
+        out.push_str(fence.with_context(|| format!("no code block follows `{line}`"))?);
+        out.push('\n');
+        out.push_str(&read(path)?);
+        lines
+            .by_ref()
+            .find(|line| *line == "```")
+            .with_context(|| format!("the block of {path} has no end"))?;
+        out.push_str("```\n");
+    }
+    Ok(out)
+}
+
+const CONFIGURATION_HEAD: &str = "<!-- Made by `cargo xtask docs` from crates/lobby-bin/src/config/settings.rs. -->
+# Configuration
+
+Each layer overrides the one before: defaults, the TOML file (`--config FILE`, else `LOBBY_CONFIG`, else `./lobby.toml`,
+else `/etc/lobby/lobby.toml`), FAF's own variables, the environment, and `--set section.key=value`. A key that nobody
+knows stops the start and is named. `lobby check-config` prints what is in force and where each value came from;
+`lobby default-config` prints a commented file.
+
+FAF's own variables work too: `MQ_EXCHANGE_NAME` for `broker.exchange`; `MQ_SERVER`, `MQ_PORT`, `MQ_USER`, `MQ_PASSWORD`
+and `MQ_VHOST` together for `broker.url`. A variable `LOBBY_…` without a double underscore is not ours and is passed over.
+
+Durations are written like `250ms`, `30s`, `10m`; sizes like `65536`, `64KiB`, `1MiB`.
+
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_block_after_a_path_shows_that_file_and_other_blocks_stay() {
+        let text = "a\n<!-- x/y.rs -->\n```rust\nold\n```\nb\n```\nkept\n```\n";
+        let read = |path: &str| Ok(format!("content of {path}\n"));
+        let want = "a\n<!-- x/y.rs -->\n```rust\ncontent of x/y.rs\n```\nb\n```\nkept\n```\n";
+        assert_eq!(with_examples(text, read).unwrap(), want);
+        assert!(with_examples("<!-- x/y -->\nno block\n", read).is_err());
+        assert!(with_examples("<!-- x/y -->\n```\nno end\n", read).is_err());
+    }
+}
