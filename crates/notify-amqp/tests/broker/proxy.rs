@@ -24,6 +24,8 @@ struct Shared {
     /// Bytes are read and thrown away in both directions.
     black_hole: AtomicBool,
     accepted: AtomicUsize,
+    /// What the broker said while it was held back; `None`: nothing is held back.
+    held: Mutex<Option<Vec<u8>>>,
     /// The sockets on the clients' side.
     clients: Mutex<Vec<TcpStream>>,
 }
@@ -37,6 +39,7 @@ impl Proxy {
             open: Mutex::default(),
             black_hole: AtomicBool::default(),
             accepted: AtomicUsize::default(),
+            held: Mutex::default(),
             clients: Mutex::default(),
         });
         let (broker, state) = (broker.to_owned(), shared.clone());
@@ -72,6 +75,18 @@ impl Proxy {
         }
     }
 
+    /// Holds back what the broker says.
+    pub fn hold(&self) {
+        *self.shared.held.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// Lets the clients have at one stroke what was held back, and then these bytes.
+    pub fn release_with(&self, bytes: &[u8]) {
+        let mut held = self.shared.held.lock().unwrap().take().unwrap();
+        held.extend_from_slice(bytes);
+        self.say(&held);
+    }
+
     /// Breaks the connection on which the broker sends more than `bytes` from now on, once.
     pub fn break_after(&self, bytes: usize) {
         self.shared.budget.store(bytes as i64, Ordering::SeqCst);
@@ -97,6 +112,10 @@ fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared, limited: boo
     while let Ok(n) = from.read(&mut buffer) {
         if n == 0 {
             break;
+        }
+        if limited && let Some(held) = shared.held.lock().unwrap().as_mut() {
+            held.extend_from_slice(&buffer[..n]);
+            continue;
         }
         let budget = shared.budget.load(Ordering::SeqCst);
         if limited && budget >= 0 {
