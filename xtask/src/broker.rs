@@ -17,6 +17,7 @@ mod container;
 pub(crate) mod guard;
 mod management;
 mod native;
+mod ports;
 mod readiness;
 #[cfg(all(test, feature = "broker-tests"))]
 mod tests;

@@ -2,7 +2,6 @@
 //!
 //! The ports on the host are chosen once, so that they stay the same across a restart.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
 use super::guard::{Guard, Ward};
-use super::readiness;
+use super::{ports, readiness};
 use crate::apt::tail;
 use crate::docker::engine::{self, Client};
 use crate::docker::image::{LOCAL_NAME, LOCAL_TAG, has_image};
@@ -81,7 +80,7 @@ impl ContainerNode {
     }
 
     async fn attempt(client: &Client, image: &str, tag: &str) -> anyhow::Result<(Self, String)> {
-        let [amqp_port, management_port] = free_ports().context("free ports on 127.0.0.1")?;
+        let [amqp_port, management_port] = ports::free().context("free ports on 127.0.0.1")?;
         let name = format!("lobby-broker-{:08x}", fastrand::u32(..));
         let docker_host = engine::docker_host();
         let guard = Guard::over(&Ward::Container { name: name.clone(), docker_host: docker_host.clone() })?;
@@ -195,10 +194,4 @@ impl ContainerNode {
         let err = self.container.stderr_to_vec().await.unwrap_or_default();
         tail(&String::from_utf8_lossy(&[out, err].concat()), 15)
     }
-}
-
-/// Two different ports that were free a moment ago.
-fn free_ports() -> std::io::Result<[u16; 2]> {
-    let [one, two] = [TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?];
-    Ok([one.local_addr()?.port(), two.local_addr()?.port()])
 }

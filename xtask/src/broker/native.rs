@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
 
 use super::guard::{Guard, Ward};
-use super::readiness;
+use super::{ports, readiness};
 use crate::apt::tail;
 use crate::process::Identity;
 
@@ -68,7 +68,8 @@ impl NativeNode {
     }
 
     async fn attempt() -> anyhow::Result<(Self, String)> {
-        let ports = Ports::free().context("free ports on 127.0.0.1")?;
+        let [amqp, management, distribution, epmd] = ports::free().context("free ports on 127.0.0.1")?;
+        let ports = Ports { amqp, management, distribution, epmd };
         let directory =
             tempfile::Builder::new().prefix("lobby-broker-").tempdir().context("directory of the node")?;
         // From here on the node's own drop removes it, after the node is dead.
@@ -283,19 +284,4 @@ fn kill_epmd(port: u16) {
 
 fn is_port_clash(text: &str) -> bool {
     ["already_used", "already in use", "eaddrinuse", "BOOT FAILED"].iter().any(|mark| text.contains(mark))
-}
-
-impl Ports {
-    /// Four different ports that were free a moment ago.
-    fn free() -> std::io::Result<Self> {
-        let bind = || TcpListener::bind(("127.0.0.1", 0));
-        let [amqp, management, distribution, epmd] = [bind()?, bind()?, bind()?, bind()?];
-        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-        Ok(Self {
-            amqp: port(&amqp)?,
-            management: port(&management)?,
-            distribution: port(&distribution)?,
-            epmd: port(&epmd)?,
-        })
-    }
 }
