@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::process::Command;
 
 use crate::broker::{Broker, BrokerOptions};
+use crate::build::cargo;
 use crate::{documents, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
@@ -31,7 +32,6 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     )
     .await?;
     run.step("dependency rules", dependency_rules()).await?;
-    run.cargo("build", &["build", "--workspace", "--locked"]).await?;
     run.step("generated documents", documents::check()).await?;
     run.tests().await?;
     run.documents().await?;
@@ -142,10 +142,6 @@ impl Run {
         }
         println!("{} checks passed", self.steps.len());
     }
-}
-
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 async fn dependency_rules() -> anyhow::Result<()> {

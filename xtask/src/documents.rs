@@ -26,7 +26,7 @@ pub(crate) async fn check() -> anyhow::Result<()> {
 }
 
 async fn documents() -> anyhow::Result<[(&'static str, String); 2]> {
-    let lobby = crate::lobby::build().await?;
+    let lobby = crate::build::lobby().await?;
     let table = Command::new(lobby).arg("config-table").output().await.context("run `lobby config-table`")?;
     ensure!(table.status.success(), "lobby config-table: {}", String::from_utf8_lossy(&table.stderr));
     let configuration = format!("{CONFIGURATION_HEAD}{}", String::from_utf8(table.stdout)?);

@@ -9,6 +9,7 @@ mod catalog;
 mod conversation;
 mod drain;
 mod duplicates;
+mod examples;
 mod flood;
 mod limits;
 mod logins;
@@ -84,7 +85,7 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
     let mut chosen = choose(&options.only)?;
     let lobby = match &options.lobby {
         Some(path) => path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?,
-        None => crate::lobby::build().await?,
+        None => crate::build::lobby().await?,
     };
     raise_file_limit()?;
     let mut told = |step: &str| eprintln!("{step}");

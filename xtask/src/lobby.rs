@@ -47,23 +47,6 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
-/// Builds the lobby as `cargo build` would and returns where it is.
-pub(crate) async fn build() -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments =
-        ["build", "--package", "lobby-bin", "--bin", "lobby", "--message-format=json-render-diagnostics"];
-    let mut command = Command::new(cargo);
-    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let output = command.output().await.context("run cargo build")?;
-    ensure!(output.status.success(), "the lobby does not build: {}", output.status);
-    let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
-    let executables = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(PathBuf::from)
-    });
-    executables.collect::<Vec<_>>().pop().context("cargo named no executable")
-}
-
 impl Setup {
     /// `binary`, run in `directory`, with nothing configured.
     pub(crate) fn new(binary: PathBuf, directory: PathBuf) -> Self {

@@ -11,6 +11,7 @@ mod apt;
 #[allow(dead_code, reason = "`run`, `ci` and `e2e` use the rest as they are written")]
 mod broker;
 mod broker_command;
+mod build;
 mod ci;
 mod client;
 mod docker;

@@ -15,8 +15,8 @@ use anyhow::{Context as _, bail, ensure};
 use crate::amqp_wire::AmqpUrl;
 use crate::broker::{Broker, BrokerOptions};
 use crate::client::Transport;
-use crate::lobby::{self, Lobby, LogBook, Setup};
-use crate::{progress, token};
+use crate::lobby::{Lobby, LogBook, Setup};
+use crate::{build, progress, token};
 
 /// The lobby's usual addresses, used where they are free.
 const ADDRESSES: [(&str, u16); 3] =
@@ -71,7 +71,7 @@ async fn start_and_show(
     progress: &mut impl FnMut(&str),
 ) -> anyhow::Result<Lobby> {
     progress("building the lobby; the first time takes some minutes");
-    let binary = lobby::build().await?;
+    let binary = build::lobby().await?;
     let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(43).collect();
     progress("starting the lobby");
     let mut lobby = setup(&binary, broker, &secret).start(log.clone()).await.context("start the lobby")?;
@@ -119,7 +119,7 @@ fn show_addresses(broker: &Broker, lobby: &Lobby, secret: &str) -> anyhow::Resul
         tcp.ip(),
         tcp.port()
     );
-    println!("publish    AMQP_URL={} cargo run -q -p notify-amqp --example publish", broker.amqp_url());
+    println!("publish    AMQP_URL={} cargo run -q -p notify-amqp --example notify", broker.amqp_url());
     println!();
     Ok(())
 }

@@ -4,8 +4,8 @@ use futures_util::future::BoxFuture;
 
 use super::stage::Stage;
 use super::{
-    addressing, conversation, drain, duplicates, limits, logins, outage, refusals, restart, slow_reader,
-    start_up, vectors,
+    addressing, conversation, drain, duplicates, examples, limits, logins, outage, refusals, restart,
+    slow_reader, start_up, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -50,6 +50,8 @@ scenarios! {
     "published-while-down" SideBySide outage::published_while_down,
     "queue-deleted" SideBySide outage::queue_deleted,
     "same-name" SideBySide outage::same_name,
+    "python-example" SideBySide examples::python_example,
+    "rust-example" SideBySide examples::rust_example,
     "bad-tokens" SideBySide logins::bad_tokens,
     "accepted-tokens" SideBySide logins::accepted_tokens,
     "token-command" SideBySide logins::token_command,

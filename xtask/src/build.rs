@@ -1,0 +1,39 @@
+//! Programs of this workspace, built as `cargo test --workspace` builds them, so that nothing is compiled twice.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use tokio::process::Command;
+
+/// Cargo as it called us.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The lobby.
+pub(crate) async fn lobby() -> anyhow::Result<PathBuf> {
+    executable(&["--bin", "lobby"]).await
+}
+
+/// The example of that name.
+pub(crate) async fn example(name: &str) -> anyhow::Result<PathBuf> {
+    executable(&["--example", name]).await
+}
+
+/// Builds one executable and returns where it is. Cargo's progress goes to standard error.
+async fn executable(target: &[&str]) -> anyhow::Result<PathBuf> {
+    let mut command = cargo();
+    command
+        .args(["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"])
+        .args(target);
+    command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+    let output = command.output().await.context("run cargo build")?;
+    ensure!(output.status.success(), "`cargo build {}` failed: {}", target.join(" "), output.status);
+    let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executables.next_back().with_context(|| format!("cargo named no executable for {}", target.join(" ")))
+}
