@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use crate::{
     channel::Channel,
-    connection::Connection,
+    connection::{Connection, lost},
     consumer::{ConsumerConfig, Dispatch},
     delivery::Delivery,
     error::ConsumerError,
@@ -96,7 +96,7 @@ impl<D: Dispatch> Pump<'_, D> {
                     timers.check.as_mut().reset(next.into());
                 }
                 Event::Ended => return Err(self.cancelled()),
-                Event::Failed(error) => return Err(crate::connection::lost(&error)),
+                Event::Failed(error) => return Err(self.failed(&error)),
                 Event::Stop => return Ok(()),
             }
         }
@@ -186,6 +186,16 @@ impl<D: Dispatch> Pump<'_, D> {
         *was_alive = alive;
         let until_limit = limit.map_or(CHECK_INTERVAL, |limit| limit.saturating_sub(silent));
         Ok(now + CHECK_INTERVAL.min(until_limit))
+    }
+
+    /// What ended the stream of deliveries. lapin watches the heartbeat too, and may be first.
+    fn failed(&self, error: &lapin::Error) -> ConsumerError {
+        match error.kind() {
+            lapin::ErrorKind::MissingHeartbeatError => {
+                ConsumerError::HeartbeatMissed { silent: self.connection.last_read().elapsed() }
+            }
+            _ => lost(error),
+        }
     }
 
     fn cancelled(&self) -> ConsumerError {

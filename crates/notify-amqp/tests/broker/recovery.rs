@@ -71,7 +71,7 @@ async fn a_deleted_queue_is_consumed_again_within_half_a_second() {
 async fn a_deleted_queue_is_reported_as_cancelled() {
     let mut rig = Rig::new();
     let mut config = rig.config();
-    config.backoff.base = Duration::from_secs(1);
+    config.backoff.base = Duration::from_secs(2);
     let running = Running::start(config).await;
     rig.raw.delete_queue(&rig.queue);
     running.until("cancelled", waiting_for(|error| matches!(error, ConsumerError::Cancelled { .. }))).await;
@@ -85,6 +85,7 @@ async fn a_silent_broker_is_noticed_within_two_heartbeats() {
     let proxy = Proxy::to(&rig.url.address());
     let mut config = rig.config_at(rig.url_with_port(proxy.port()));
     config.broker.heartbeat = Duration::from_secs(2);
+    config.backoff.base = Duration::from_secs(2); // long enough to be seen waiting on a busy machine
     let mut running = Running::start(config).await;
     // Quiet for longer than two heartbeats: the heartbeats themselves keep it alive.
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -95,7 +96,7 @@ async fn a_silent_broker_is_noticed_within_two_heartbeats() {
         .until("noticed", waiting_for(|error| matches!(error, ConsumerError::HeartbeatMissed { .. })))
         .await;
     let took = start.elapsed();
-    assert!(took <= Duration::from_millis(4100), "took {took:?}");
+    assert!(took <= Duration::from_millis(4500), "took {took:?}");
     proxy.set_black_hole(false);
     proxy.break_connections();
     rig.publish_numbers(0..1);
@@ -239,7 +240,7 @@ async fn a_channel_that_the_broker_closes_is_replaced_and_there_is_one_consumer(
     let mut rig = Rig::new();
     let proxy = Proxy::to(&rig.url.address());
     let mut config = rig.config_at(rig.url_with_port(proxy.port()));
-    config.backoff.base = Duration::from_millis(500);
+    config.backoff.base = Duration::from_secs(2);
     let mut running = Running::start(config).await;
     rig.publish_numbers(0..2);
     let held = [running.next().await, running.next().await];
