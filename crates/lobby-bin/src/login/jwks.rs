@@ -256,6 +256,23 @@ mod tests {
         }
     }
 
+    /// Signed once with a key that was thrown away; expires in 2100.
+    const RSA_TOKEN: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6InJzYSJ9.eyJzdWIiOiAiNDIiLCAic2NwIjogWyJsb2JieSJdLCAiZXhwIjogNDEwMjQ0NDgwMH0.dxlbGdrUVwMv8vyv80LZoDzqKE1hfNj2dgvPp_gtjPhtOVK51sV93S7zHgPrSx0j3YZ8JvBiRBcFYEYd1CMPxK4AFdLXRYa2F9kLlxXedDNl6d-9rfFNpA0SqU1NeT3i1r_kWv0CYqpmuc_ZhBQL93E4k5uF2o-jnTltnawcb10YmMvU7-fTHxBkQdUK83QourIjjiGKUgrooDM3ql2qvnsfY4HRKPvBxiYjZkh_S7rKwKo7qwJuXANM-ajEs65XEs1cSfU_c2yIIAOE-jnLZDAR_UWKB8ew5Ebp0LTApVUSyVXUvXSd0eBVwCnvnGw1PbWpSaVXBas1yqGm9_1Y7w";
+    const RSA_MODULUS: &str = "kp_RercLNPt0CSIqgcLChd2bivG2780I7JuGoiIcQM6yM0S76Fs-hTqFMeJTNM8k5i6lPv0QSqfkiu6E4QQi06gMjGvkndjZP-ZS5-ab1ayUhFyFXln386VmQGHvuS78CbvOB0zZP8oTsfsQT8DPiViBf3sy-GaWpfIv2GaEFfNEFreJUjSDUX9F-TYV6xtSLaTj0aDNo6XV-73tCAC7xAWavFFmsVPYp9rOTFfSydIvPgb2lOD6Qj0Qpn8SuQ2_xKQmz81kEMmCN1d25vNy9Kw77Z4uCmtL_uBJL1AckUgjMXnGILWU3eTpInK8jWjgLhwoHlRM1_o-rBmt3JdDAw";
+
+    #[tokio::test]
+    async fn a_token_signed_with_rs256_is_verified() {
+        let key =
+            json!({"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "rsa", "e": "AQAB", "n": RSA_MODULUS});
+        let jwks = from_file(&json!({"keys": [key]}).to_string()).await.expect("a set");
+        assert!(accepts(&jwks, RSA_TOKEN).await);
+        let (signed, signature) = RSA_TOKEN.rsplit_once('.').expect("three parts");
+        let (header, _) = signed.split_once('.').expect("three parts");
+        let claims =
+            URL_SAFE_NO_PAD.encode(json!({"sub": "43", "scp": ["lobby"], "exp": 4102444800u64}).to_string());
+        assert!(!accepts(&jwks, &format!("{header}.{claims}.{signature}")).await);
+    }
+
     #[tokio::test]
     async fn the_public_key_is_no_secret_for_hs256() {
         let ec = ec_key("ec");
