@@ -238,9 +238,10 @@ fn start_consumer(
     broker.client_properties.push(("instance".to_owned(), instance.to_owned()));
     let mut topology = Topology::new(config.exchange.as_str(), queue);
     topology.expires = config.queue_expires;
-    let mut consumer = ConsumerConfig::new(broker, topology);
-    consumer.prefetch = config.prefetch;
-    consumer.ack_batch = config.ack_batch.min(config.prefetch);
+    let mut consumer = ConsumerConfig::new(broker, topology).with_prefetch(config.prefetch);
+    if config.ack_batch > 0 {
+        consumer.ack_batch = config.ack_batch.min(config.prefetch);
+    }
     consumer.ack_delay = config.ack_delay;
     consumer.backoff = BackoffPolicy { cap: config.reconnect_max, ..BackoffPolicy::default() };
     consumer.stop_timeout = config.drain_timeout / 3;

@@ -9,7 +9,7 @@ use crate::config::{Config, LogFormat};
 /// # Errors
 /// When the filter is not valid, or logging was started before.
 pub fn start(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level)?;
+    let filter = filter(&config.log_level)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log_format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
@@ -19,4 +19,29 @@ pub fn start(config: &Config) -> anyhow::Result<()> {
         }
     };
     started.map_err(|error| anyhow::anyhow!("logging could not be started: {error}"))
+}
+
+/// The AMQP library logs each failure once more, and whole bodies of messages: it is silent unless asked for.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    if level.contains("lapin") {
+        EnvFilter::try_new(level)
+    } else {
+        EnvFilter::try_new(format!("lapin=off,{level}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_amqp_library_is_silent_unless_asked_for() {
+        for (level, want) in [
+            ("info", "lapin=off,info"),
+            ("info,lapin=debug", "lapin=debug,info"),
+            ("debug", "lapin=off,debug"),
+        ] {
+            assert_eq!(filter(level).map(|f| f.to_string()).ok(), Some(want.to_owned()), "{level}");
+        }
+    }
 }

@@ -180,10 +180,10 @@ settings! {
         |c, t| c.heartbeat = within(t, SECOND, 60 * SECOND)?;
     broker.call_timeout = "10s", "How long one call to the broker may take.",
         |c, t| c.call_timeout = within(t, 100 * MS, 600 * SECOND)?;
-    broker.reconnect_max = "5s", "The longest wait between two attempts to connect.",
+    broker.reconnect_max = "4s", "The longest wait between two attempts to connect.",
         |c, t| c.reconnect_max = within(t, 100 * MS, 30 * SECOND)?;
-    broker.ack_batch = "50", "Deliveries that one ack may settle.",
-        |c, t| c.ack_batch = whole(t, 1, 65_535)? as u16;
+    broker.ack_batch = "0", "Deliveries that one ack may settle; 0 means a quarter of the prefetch, at most 100.",
+        |c, t| c.ack_batch = whole(t, 0, 65_535)? as u16;
     broker.ack_delay = "5ms", "How long a finished delivery may wait for its ack.",
         |c, t| c.ack_delay = within(t, Duration::ZERO, 10 * SECOND)?;
     broker.queue_expires = "10m", "The broker deletes this instance's queue when nobody has consumed for so long.",
