@@ -173,24 +173,29 @@ impl Lobby {
 
     /// Waits for 200 on `/ready`; how long it took.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<Duration> {
-        self.readiness(200).await.map(|(took, _)| took)
+        self.readiness(200, "").await.map(|(took, _)| took)
     }
 
     /// Waits for 503 on `/ready`; its body.
     pub(crate) async fn unready(&mut self) -> anyhow::Result<String> {
-        self.readiness(503).await.map(|(_, body)| body)
+        self.unready_with("").await
     }
 
-    async fn readiness(&mut self, wanted: u16) -> anyhow::Result<(Duration, String)> {
+    /// Waits for 503 on `/ready` with `reason` in its body; the body.
+    pub(crate) async fn unready_with(&mut self, reason: &str) -> anyhow::Result<String> {
+        self.readiness(503, reason).await.map(|(_, body)| body)
+    }
+
+    async fn readiness(&mut self, wanted: u16, reason: &str) -> anyhow::Result<(Duration, String)> {
         let start = Instant::now();
         loop {
             let answer = self.admin("/ready").await?;
-            if answer.status == wanted {
+            if answer.status == wanted && answer.body.contains(reason) {
                 return Ok((start.elapsed(), answer.body));
             }
             ensure!(
                 start.elapsed() < PATIENCE,
-                "/ready never said {wanted}: {} {}",
+                "/ready never said {wanted} {reason}: {} {}",
                 answer.status,
                 answer.body
             );

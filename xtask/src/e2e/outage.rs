@@ -96,63 +96,62 @@ pub(super) async fn queue_deleted(stage: &Stage) -> anyhow::Result<()> {
     stage.leaves_nothing(lobby).await
 }
 
-/// The broker closes the lobby's connections again and again while messages flow: nothing lost, nothing reordered.
+/// The lobby's connection ends again and again while messages flow, closed by the broker's management (where it is
+/// in reach) and cut on the way: nothing lost, nothing reordered.
 pub(super) async fn connections_closed(stage: &Stage) -> anyhow::Result<()> {
     const BETWEEN: u64 = 1_000;
-    const ROUNDS: usize = 3;
-    let mut lobby = stage.lobby().await?;
+    const CLOSED: usize = 2;
+    const CUT: usize = 5;
+    let (proxy, setup) = stage.proxied(true).await?;
+    let mut lobby = stage.start(&setup).await?;
     let flood = Flood::start(stage, &lobby).await?;
     let mut source = Source::start(stage, BETWEEN);
-    for _ in 0..ROUNDS {
+    let closed = if stage.has_management() { CLOSED } else { 0 };
+    for round in 0..closed + CUT {
         source.reached(source.confirmed() + BETWEEN).await?;
-        let before = lobby.metrics().await?.count("lobby_broker_reconnects_total", &[]);
-        stage.close_lobby_connections().await?;
-        lobby
-            .metrics_until("a reconnect", |metrics| {
-                metrics.count("lobby_broker_reconnects_total", &[]) > before
-            })
-            .await?;
+        let before = reconnects(&lobby.metrics().await?);
+        if round < closed {
+            stage.close_lobby_connections().await?;
+        } else {
+            proxy.cut();
+            stage.queue_with_consumers(&stage.queue(), 0).await?;
+            proxy.open();
+        }
+        lobby.metrics_until("a reconnect", |metrics| reconnects(metrics) > before).await?;
     }
     let outcomes = source.finish().await?;
     lobby.ready().await?;
     let judged = flood.judge(stage, &outcomes).await?;
     let redelivered = flood::duplicates_are_marked(&lobby, &judged).await?;
     stage.fact(format!(
-        "{} confirmed over {ROUNDS} closed connections, 0 lost; {redelivered} redelivered, at most {} duplicates",
+        "{} confirmed over {closed} closed and {CUT} cut connections, 0 lost; {redelivered} redelivered, at most {} \
+         duplicates for a client",
         judged.confirmed, judged.most_duplicates
     ));
     stage.leaves_nothing(lobby).await
 }
 
+fn reconnects(metrics: &Metrics) -> u64 {
+    metrics.count("lobby_broker_reconnects_total", &[])
+}
+
 /// A second lobby of the same name is not ready and says why; the first goes on alone, and gives the name up on exit.
 pub(super) async fn same_name(stage: &Stage) -> anyhow::Result<()> {
-    let first = stage.lobby().await?;
+    let mut first = stage.lobby().await?;
     let mut player = stage.client(&first, Transport::Tcp, 42).await?;
     let mut second = stage.start_unready(&stage.setup()).await?;
     let mut elsewhere = stage.client(&second, Transport::Tcp, 42).await?;
-    let reason = second.unready().await?;
-    second
-        .metrics_until("the broker as not connected", |metrics| {
-            metrics.count("lobby_broker_connected", &[]) == 0
-        })
-        .await?;
+    let refused = |metrics: &Metrics| metrics.count("lobby_broker_failures_total", &[]) >= 1;
+    second.metrics_until("a refused attempt", refused).await?;
+    let reason = second.unready_with("in use").await?;
+    stage.fact(format!("the second says: {}", reason.trim()));
     let mut notifier = stage.notifier().await?;
-    for number in 0..200 {
-        notifier.notify_user(42, &numbered(number)).await?;
+    let bodies: Vec<_> = (0..200).map(numbered).collect();
+    for body in &bodies {
+        notifier.notify_user(42, body).await?;
     }
     let sentinel = notifier.sentinel().await?;
-    let bodies: Vec<_> = (0..200).map(numbered).collect();
     received(&mut player, &sentinel, &bodies.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-    // By now the second has tried, and been refused.
-    let start = Instant::now();
-    let mut reason = reason;
-    while !reason.contains("same") && !reason.contains("instance") {
-        ensure!(start.elapsed() < crate::PATIENCE, "/ready does not say that the name is taken: {reason}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        reason = second.unready().await?;
-    }
-    stage.fact(format!("the second says: {}", reason.trim()));
-    let mut first = first;
     first.stop().await?;
     second.ready().await.context("the second takes over")?;
     notifier.notify_user(42, &numbered(1)).await?;

@@ -87,6 +87,11 @@ impl Stage {
         self.broker.start_again().await.context("start the broker again")
     }
 
+    /// Whether connections can be closed from the broker's side.
+    pub(super) fn has_management(&self) -> bool {
+        self.management.is_some()
+    }
+
     /// Closes the lobby's connections through the broker's management; how many those were, at least one.
     pub(super) async fn close_lobby_connections(&self) -> anyhow::Result<usize> {
         let management = self.management.as_ref().context("the broker's management API is out of reach")?;
