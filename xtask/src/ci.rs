@@ -74,25 +74,18 @@ impl Run {
     async fn broker_tests(&mut self) -> anyhow::Result<()> {
         let mut progress = progress::to_stderr();
         let broker = Broker::start(&BrokerOptions::from_env(false)?, &mut progress).await?;
-        let outcome = self.broker_tests_on(&broker).await;
-        outcome.and(broker.stop().await)
+        let outcome = self.library_on(&broker).await;
+        outcome.and(broker.stop().await)?;
+        // Each of these starts a broker of its own.
+        let mut command = with_broker_tests();
+        command.args(["--bin", "xtask", "--test", "broker_command", "--", "broker"]);
+        self.command("tests of the brokers for tests", command).await
     }
 
-    async fn broker_tests_on(&mut self, broker: &Broker) -> anyhow::Result<()> {
+    async fn library_on(&mut self, broker: &Broker) -> anyhow::Result<()> {
         let vhost = broker.vhost("broker-tests").await?;
-        let mut command = cargo();
-        command
-            .args([
-                "test",
-                "--locked",
-                "--package",
-                "notify-amqp",
-                "--features",
-                "broker-tests",
-                "--test",
-                "broker",
-            ])
-            .env("AMQP_URL", vhost.amqp_url());
+        let mut command = with_broker_tests();
+        command.args(["--test", "broker"]).env("AMQP_URL", vhost.amqp_url());
         if let Some(management) = broker.management() {
             command.env("LOBBY_TEST_MANAGEMENT_URL", management.url());
         }
@@ -142,6 +135,14 @@ impl Run {
         }
         println!("{} checks passed", self.steps.len());
     }
+}
+
+/// Tests that need a broker, compiled once for both runs.
+fn with_broker_tests() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--locked"]);
+    command.args(["--features", "notify-amqp/broker-tests,xtask/broker-tests"]);
+    command
 }
 
 async fn dependency_rules() -> anyhow::Result<()> {

@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand};
 
 mod amqp_wire;
 mod apt;
-#[allow(dead_code, reason = "`run`, `ci` and `e2e` use the rest as they are written")]
 mod broker;
 mod broker_command;
 mod build;
