@@ -217,12 +217,6 @@ impl Broker {
         }
     }
 
-    /// Stops the node as an operator would and starts it again: same ports, same data.
-    pub(crate) async fn restart(&self) -> anyhow::Result<()> {
-        self.shut_down().await?;
-        self.start_again().await
-    }
-
     /// Stops the node as an operator would.
     pub(crate) async fn shut_down(&self) -> anyhow::Result<()> {
         match &self.node {

@@ -12,8 +12,6 @@ use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::Value;
 
-use super::address::segment;
-
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -52,31 +50,9 @@ impl Management {
         self.request("PUT", path, Some(body)).await
     }
 
-    /// Asks for an action.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        self.request("POST", path, Some(body)).await
-    }
-
     /// Deletes a resource.
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
         self.request("DELETE", path, None).await.map(drop)
-    }
-
-    /// Deletes a queue, as an operator would: its consumers are cancelled.
-    pub(crate) async fn delete_queue(&self, vhost: &str, queue: &str) -> anyhow::Result<()> {
-        self.delete(&format!("/queues/{}/{}", segment(vhost), segment(queue))).await
-    }
-
-    /// Closes every connection to `vhost` and returns their number. The broker lists a connection up to a
-    /// second after it was opened.
-    pub(crate) async fn close_connections(&self, vhost: &str) -> anyhow::Result<usize> {
-        let listed = self.get(&format!("/vhosts/{}/connections", segment(vhost))).await?;
-        let names = listed.as_array().context("the list of connections is no array")?;
-        let names: Vec<&str> = names.iter().filter_map(|connection| connection["name"].as_str()).collect();
-        for name in &names {
-            self.delete(&format!("/connections/{}", segment(name))).await?;
-        }
-        Ok(names.len())
     }
 
     /// Any request, from an asynchronous task.

@@ -48,7 +48,8 @@ async fn vhosts_restart_kill_and_pause_work_and_nothing_is_left() {
     assert!(management.get(&gone).await.is_err(), "a dropped vhost is deleted");
 
     let address = broker.amqp_url();
-    broker.restart().await.unwrap();
+    broker.shut_down().await.unwrap();
+    broker.start_again().await.unwrap();
     assert_eq!(broker.amqp_url(), address);
     management.get(&queue).await.expect("a durable queue survives a restart");
 

@@ -86,6 +86,7 @@ scenarios! {
     "taken-port" SideBySide refusals::taken_port,
     "open-without-login" SideBySide refusals::open_without_login,
     "sigterm-drain" Alone drain::sigterm_drain,
+    "broker-hangs" StopsBroker outage::broker_hangs,
     "broker-restart" StopsBroker restart::broker_restart,
     "broker-killed" StopsBroker restart::broker_killed,
 }

@@ -76,6 +76,25 @@ pub(super) async fn published_while_down(stage: &Stage) -> anyhow::Result<()> {
     stage.leaves_nothing(lobby).await
 }
 
+/// A broker that hangs is noticed by its silence; clients stay connected, and what comes after it arrives.
+pub(super) async fn broker_hangs(stage: &Stage) -> anyhow::Result<()> {
+    const HEARTBEAT: Duration = Duration::from_secs(1);
+    let mut lobby = stage.start(&stage.setup().set("LOBBY_BROKER__HEARTBEAT", "1s")).await?;
+    let mut player = stage.client(&lobby, Transport::Tcp, 42).await?;
+    let start = Instant::now();
+    let reason = stage.while_broker_hangs(lobby.unready()).await?;
+    let took = start.elapsed();
+    // Twice the heartbeat, and what two looks at it may add.
+    ensure!(took <= HEARTBEAT * 4, "noticed after {took:?}: {reason}");
+    stage.fact(format!("noticed after {:.1} s: {reason}", took.as_secs_f64()));
+    lobby.ready().await?;
+    let mut notifier = stage.notifier().await?;
+    notifier.notify_user(42, &numbered(1)).await?;
+    let sentinel = notifier.sentinel().await?;
+    received(&mut player, &sentinel, &[&numbered(1)]).await?;
+    stage.leaves_nothing(lobby).await
+}
+
 /// The queue is deleted under the consumer: the lobby declares, binds and consumes it again.
 pub(super) async fn queue_deleted(stage: &Stage) -> anyhow::Result<()> {
     let lobby = stage.lobby().await?;

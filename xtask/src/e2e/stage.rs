@@ -87,6 +87,17 @@ impl Stage {
         self.broker.start_again().await.context("start the broker again")
     }
 
+    /// Makes the broker hang for as long as `meanwhile` takes: connections stay open, nothing answers.
+    pub(super) async fn while_broker_hangs<T>(
+        &self,
+        meanwhile: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        self.broker.pause().await.context("make the broker hang")?;
+        let outcome = meanwhile.await;
+        self.broker.resume().await.context("let the broker go on")?;
+        outcome
+    }
+
     /// Whether connections can be closed from the broker's side.
     pub(super) fn has_management(&self) -> bool {
         self.management.is_some()
