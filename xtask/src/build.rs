@@ -13,20 +13,23 @@ pub(crate) fn cargo() -> Command {
 
 /// The lobby.
 pub(crate) async fn lobby() -> anyhow::Result<PathBuf> {
-    executable(&["--bin", "lobby"]).await
+    executable(&["--workspace", "--bin", "lobby"]).await
+}
+
+/// A program as it is released, for who measures it.
+pub(crate) async fn release(package: &str, program: &str) -> anyhow::Result<PathBuf> {
+    executable(&["--release", "--package", package, "--bin", program]).await
 }
 
 /// The example of that name.
 pub(crate) async fn example(name: &str) -> anyhow::Result<PathBuf> {
-    executable(&["--example", name]).await
+    executable(&["--workspace", "--example", name]).await
 }
 
 /// Builds one executable and returns where it is. Cargo's progress goes to standard error.
 async fn executable(target: &[&str]) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
-    command
-        .args(["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"])
-        .args(target);
+    command.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(target);
     command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
     let output = command.output().await.context("run cargo build")?;
     ensure!(output.status.success(), "`cargo build {}` failed: {}", target.join(" "), output.status);

@@ -152,6 +152,11 @@ impl Lobby {
         self.admin.context("the lobby's admin listener is off")
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn log(&self) -> &LogBook {
         &self.log
     }

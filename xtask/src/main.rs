@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod amqp_wire;
 mod apt;
+mod bench;
 mod broker;
 mod broker_command;
 mod build;
@@ -53,6 +54,11 @@ enum Command {
     Test,
     /// End-to-end tests: the built `lobby` against a real broker and real sockets.
     E2e(e2e::Options),
+    /// What a delivery costs, beside what the kernel alone costs: tables, JSON, `docs/BENCHMARKS.md`.
+    Bench(bench::Options),
+    /// The server that does nothing but write; started by the benchmark.
+    #[command(hide = true)]
+    BenchFloor(bench::floor::Options),
     /// Start a broker and keep it until Ctrl-C.
     Broker(broker_command::Options),
     /// Build the image `lobby-rabbitmq:local` where no registry can be reached.
@@ -83,6 +89,8 @@ async fn main() -> ExitCode {
         Command::Docs => documents::write().await,
         Command::Test => ci::test().await,
         Command::E2e(options) => e2e::e2e(&options).await,
+        Command::Bench(options) => bench::bench(&options).await,
+        Command::BenchFloor(options) => bench::floor::serve(&options),
         Command::Broker(options) => broker_command::run(options).await,
         Command::BrokerImage { force } => docker::broker_image(force).await,
         Command::WithDocker { command } => docker::with_docker(&command).await,
