@@ -40,7 +40,7 @@ pub enum Command {
         /// The user id that the token speaks for.
         #[arg(long, allow_negative_numbers = true)]
         user: i64,
-        /// The login name; user-<id> unless given.
+        /// The login name; `user-ID` unless given.
         #[arg(long)]
         login: Option<String>,
         /// How long the token is valid, as in 30s, 10m or 1h.
