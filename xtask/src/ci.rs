@@ -87,7 +87,7 @@ impl Run {
         let mut command = with_broker_tests();
         command.args(["--test", "broker"]).env("AMQP_URL", vhost.amqp_url());
         if let Some(management) = broker.management() {
-            command.env("LOBBY_TEST_MANAGEMENT_URL", management.url());
+            command.env("LOBBY_TEST_MANAGEMENT_URL", management.url_with_login());
         }
         self.command("broker tests", command).await?;
         vhost.delete().await

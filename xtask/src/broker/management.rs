@@ -35,6 +35,11 @@ impl Management {
         format!("http://{}/", self.authority())
     }
 
+    /// The address with user and password, for programs.
+    pub(crate) fn url_with_login(&self) -> String {
+        format!("http://{}:{}@{}/", self.user, self.password, self.authority())
+    }
+
     /// The user who logs in.
     pub(crate) fn user(&self) -> &str {
         &self.user
