@@ -36,7 +36,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     run.tests().await?;
     run.documents().await?;
     run.broker_tests().await?;
-    run.own("end-to-end tests", &["e2e"]).await?;
+    run.cargo("end-to-end tests", &["xtask", "e2e"]).await?;
     run.show();
     Ok(())
 }
@@ -95,13 +95,6 @@ impl Run {
 
     async fn cargo(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = cargo();
-        command.args(arguments);
-        self.command(name, command).await
-    }
-
-    /// Another command of this program.
-    async fn own(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = Command::new(std::env::current_exe().context("the path of xtask")?);
         command.args(arguments);
         self.command(name, command).await
     }

@@ -88,7 +88,10 @@ async fn main() -> ExitCode {
         Command::Ci => ci::ci().await,
         Command::Docs => documents::write().await,
         Command::Test => ci::test().await,
-        Command::E2e(options) => e2e::e2e(&options).await,
+        Command::E2e(options) => tokio::select! {
+            outcome = e2e::e2e(&options) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        },
         Command::Bench(options) => bench::bench(&options).await,
         Command::BenchFloor(options) => bench::floor::serve(&options),
         Command::Broker(options) => broker_command::run(options).await,

@@ -1,16 +1,19 @@
 //! The parts put together: build, run until a signal, drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context;
-use lobby_sessions::{Admission, Authenticator, Sessions, SessionsConfig, Transport};
+use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
     BackoffPolicy, BrokerConfig, Consumer, ConsumerConfig, ConsumerHandle, Ticket, Topology, instance_queue,
 };
 use notify_protocol::{Limits, UserId};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
     time::{Instant, timeout},
@@ -32,11 +35,74 @@ use crate::{
 
 /// Logins that may wait for their shard.
 const ADMISSIONS: usize = 256;
+/// Log lines a second about logins that were refused.
+const LOGIN_LINES_PER_SECOND: u32 = 10;
+/// Connections over the limit that are told so at the same time; more are dropped without a word.
+const TURNED_AWAY_AT_ONCE: usize = 64;
 /// A session that is being closed has this long to read its last words.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
+/// What a drain keeps for the steps after the last session, out of its limit.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+
+/// Serves until SIGTERM or SIGINT, then drains. SIGTERM sent again changes nothing; a second SIGINT, from a person who
+/// will not wait, ends the process at once.
+pub async fn serve(config: Config) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    // A signal that comes while a key set is fetched ends the start: there is nothing to drain.
+    let app = tokio::select! {
+        app = App::build(config) => app?,
+        name = signals.next() => {
+            info!(signal = name, "ended before the start was complete");
+            return Ok(());
+        }
+    };
+    let name = signals.next().await;
+    info!(signal = name, limit_ms = millis(app.drain_timeout), "draining");
+    tokio::select! {
+        () = app.drain() => Ok(()),
+        () = signals.impatience() => {
+            Err(Failure { code: Failure::INTERNAL, error: anyhow::anyhow!("a second SIGINT ended the drain early") })
+        }
+    }
+}
+
+/// The signals that a lobby listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).context("listen to signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that means the end.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => warn!("SIGHUP is passed over: nothing can be reloaded yet"),
+            }
+        }
+    }
+
+    /// Waits for a SIGINT; the others are passed over.
+    async fn impatience(&mut self) {
+        while self.next().await != "SIGINT" {}
+    }
+}
+
 /// A lobby that serves.
-pub struct App {
+struct App {
     drain_timeout: Duration,
     sessions: Arc<Sessions<Ticket>>,
     consumer: ConsumerHandle,
@@ -51,7 +117,7 @@ pub struct App {
 
 impl App {
     /// Binds, starts the sessions' threads and the consumer.
-    pub async fn build(mut config: Config) -> Result<Self, Failure> {
+    async fn build(mut config: Config) -> Result<Self, Failure> {
         if !config.has_login() {
             invent_login(&mut config)?;
         }
@@ -70,6 +136,8 @@ impl App {
             frame: config.frame,
             retry_spread_ms: millis(config.retry_spread),
             counts: Counts::default(),
+            log_gate: Mutex::new(LogGate::new(LOGIN_LINES_PER_SECOND)),
+            turning_away: Semaphore::new(TURNED_AWAY_AT_ONCE),
         });
         let figures = Figures {
             sessions: Arc::clone(&sessions),
@@ -115,22 +183,6 @@ impl App {
         }
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
-    pub async fn run(self) -> Result<(), Failure> {
-        let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        info!(signal = name, limit_ms = millis(self.drain_timeout), "draining");
-        tokio::select! {
-            () = self.drain() => Ok(()),
-            _ = terminate.recv() => Err(second_signal()),
-            _ = interrupt.recv() => Err(second_signal()),
-        }
-    }
-
     /// Not ready → no new connections → stop consuming, settle what was handed over → write what waits → 1012 →
     /// end. Takes at most `drain_timeout`.
     async fn drain(self) {
@@ -147,7 +199,9 @@ impl App {
             }
             Err(_) => warn!("the consumer did not stop in time; unacked messages come again"),
         }
-        let unread = self.sessions.drain(left()).await;
+        // A shard that does not answer must not keep the process.
+        let reading = left().saturating_sub(LAST_STEPS);
+        let unread = timeout(left(), self.sessions.drain(reading)).await.unwrap_or(usize::MAX);
         self.handshakes.close();
         let _ = timeout(left(), self.handshakes.wait()).await;
         let sessions = self.sessions;
@@ -156,10 +210,6 @@ impl App {
         self.stop_admin.cancel();
         info!(sessions_cut_off = unread, "drained");
     }
-}
-
-fn second_signal() -> Failure {
-    Failure { code: Failure::INTERNAL, error: anyhow::anyhow!("a second signal ended the drain early") }
 }
 
 async fn admit(mut logins: mpsc::Receiver<Admission>, sessions: Arc<Sessions<Ticket>>) {

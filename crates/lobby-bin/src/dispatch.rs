@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use lobby_sessions::{DeliveryClock, Frame, FrameKind, LogGate, Sessions};
+use lobby_sessions::{Frame, FrameKind, LogGate, Sessions};
 use notify_amqp::{Delivery, Dispatch, Ticket};
 use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
 use tracing::{info, warn};
@@ -59,8 +59,7 @@ impl Dispatcher {
     }
 
     fn encode(&self, body: &Body<'_>, received_at: Instant) -> Frame {
-        let clock = DeliveryClock::new(received_at, Arc::clone(self.sessions.delivery_time()));
-        Frame::notification(body, self.frame, Some(clock))
+        Frame::notification(body, self.frame, received_at, self.sessions.meter())
     }
 }
 

@@ -7,20 +7,20 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, CloseReason, Command, Event, Frame, FrameKind, Identity, Inbound, Refused,
-    Transport, farewell, pong_frame, reply,
+    Admission, Authenticator, CloseReason, Command, Event, Frame, FrameKind, Identity, Inbound, LogGate,
+    Refused, Transport, farewell, pong_frame, reply,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,9 @@ pub struct Gate {
     pub frame: FrameKind,
     pub retry_spread_ms: u64,
     pub counts: Counts,
+    pub log_gate: Mutex<LogGate>,
+    /// Places for connections that are being turned away.
+    pub turning_away: Semaphore,
 }
 
 /// How handshakes ended.
@@ -101,6 +104,7 @@ impl Gate {
             transport,
             inbound: Inbound::new(transport, self.max_login_bytes),
             frame: self.frame,
+            upgraded: transport == Transport::Tcp,
             failed_logins: 0,
         };
         let login = guest.log_in(self);
@@ -124,17 +128,15 @@ impl Gate {
 
     /// Turns a connection away that is over a limit.
     pub async fn turn_away(&self, socket: TcpStream, peer: SocketAddr, transport: Transport) {
+        let Ok(_place) = self.turning_away.try_acquire() else { return };
         let inbound = Inbound::new(transport, 0);
-        let guest = Guest { socket, peer, transport, inbound, frame: self.frame, failed_logins: 0 };
-        let end = match transport {
-            Transport::Tcp => End::Close(CloseReason::TryLater),
-            Transport::WebSocket => End::Reject(Rejection::BUSY),
-        };
-        self.part(guest, end).await;
+        let upgraded = transport == Transport::Tcp;
+        let guest = Guest { socket, peer, transport, inbound, frame: self.frame, upgraded, failed_logins: 0 };
+        self.part(guest, End::Close(CloseReason::TryLater)).await;
     }
 
     async fn part(&self, mut guest: Guest, end: End) {
-        let last_words = match end {
+        let last_words = match guest.in_its_language(end) {
             End::Left => {
                 self.counts.left.fetch_add(1, Relaxed);
                 return;
@@ -171,10 +173,21 @@ struct Guest {
     transport: Transport,
     inbound: Inbound,
     frame: FrameKind,
+    /// Whether it speaks the lobby's protocol by now, and no longer HTTP.
+    upgraded: bool,
     failed_logins: u32,
 }
 
 impl Guest {
+    /// A WebSocket client that has not been upgraded can only be told by an HTTP status.
+    fn in_its_language(&self, end: End) -> End {
+        match end {
+            End::Close(CloseReason::LoginTimeout) if !self.upgraded => End::Reject(Rejection::TOO_SLOW),
+            End::Close(_) if !self.upgraded => End::Reject(Rejection::BUSY),
+            end => end,
+        }
+    }
+
     async fn log_in(&mut self, gate: &Gate) -> Result<Identity, End> {
         if self.transport == Transport::WebSocket {
             self.upgrade(gate).await?;
@@ -208,6 +221,7 @@ impl Guest {
                 Decision::Reject(rejection) => return Err(End::Reject(rejection)),
                 Decision::Upgrade { response, head_len } => {
                     self.socket.write_all(response.as_bytes()).await?;
+                    self.upgraded = true;
                     self.inbound.extend(&head[head_len..]);
                     return Ok(());
                 }
@@ -241,7 +255,13 @@ impl Guest {
 
     async fn refuse(&mut self, gate: &Gate, refused: &Refused) -> Result<(), End> {
         gate.counts.refused_tokens.fetch_add(1, Relaxed);
-        info!(peer = %self.peer, %refused, "login refused");
+        let gate_passed =
+            gate.log_gate.lock().unwrap_or_else(PoisonError::into_inner).pass(std::time::Instant::now());
+        if let Some(suppressed) = gate_passed {
+            // Escaped and cut: parts of the token may stand in it.
+            let why: String = refused.0.escape_debug().take(200).collect();
+            info!(peer = %self.peer, why, suppressed, "login refused");
+        }
         self.say(&reply::authentication_failed()).await?;
         self.failed_logins += 1;
         if self.failed_logins >= MAX_FAILED_LOGINS {
@@ -253,5 +273,91 @@ impl Guest {
     async fn say(&mut self, json: &str) -> io::Result<()> {
         let frame = Frame::control(json, self.frame);
         self.socket.write_all(self.transport.bytes(&frame)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lobby_sessions::Verdict;
+    use tokio::{net::TcpListener, sync::Semaphore};
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Authenticator for Nobody {
+        fn authenticate<'a>(&'a self, _: &'a str) -> Verdict<'a> {
+            Box::pin(async { Err(Refused("nobody may".to_owned())) })
+        }
+    }
+
+    fn gate(login_timeout: Duration) -> Gate {
+        Gate {
+            authenticator: Arc::new(Nobody),
+            login_timeout,
+            max_login_bytes: 1024,
+            origins: OriginPolicy::SameHost,
+            frame: FrameKind::Text,
+            retry_spread_ms: 1000,
+            counts: Counts::default(),
+            log_gate: Mutex::new(LogGate::new(1)),
+            turning_away: Semaphore::new(1),
+        }
+    }
+
+    /// All that a client reads which says `said` and nothing else.
+    async fn answer(gate: Gate, transport: Transport, said: &str, stop: CancellationToken) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (socket, peer)) = (client.expect("connected"), accepted.expect("accepted"));
+        let places = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&places).try_acquire_owned().expect("a place");
+        let receiving = tokio::spawn(async move {
+            assert!(gate.receive(socket, peer, transport, permit, &stop).await.is_none());
+        });
+        client.write_all(said.as_bytes()).await.expect("written");
+        let mut heard = String::new();
+        let limit = Duration::from_secs(20);
+        timeout(limit, client.read_to_string(&mut heard)).await.expect("an end").expect("text");
+        drop(client);
+        receiving.await.expect("no panic");
+        assert_eq!(places.available_permits(), 1, "the place is given back");
+        heard
+    }
+
+    #[tokio::test]
+    async fn a_client_is_told_in_the_language_that_it_speaks_by_then() {
+        let (soon, later) = (Duration::from_millis(50), Duration::from_secs(60));
+        let stopped = || {
+            let stop = CancellationToken::new();
+            stop.cancel();
+            stop
+        };
+        let half = "GET / HTTP/1.1\r\nHost: x\r\n";
+        for (gate, transport, said, stop, heard) in [
+            (gate(soon), Transport::Tcp, "", CancellationToken::new(), "\"code\":4004"),
+            (gate(soon), Transport::WebSocket, half, CancellationToken::new(), "HTTP/1.1 408 "),
+            (gate(later), Transport::Tcp, "", stopped(), "\"code\":1012"),
+            (gate(later), Transport::WebSocket, half, stopped(), "HTTP/1.1 503 "),
+        ] {
+            let got = answer(gate, transport, said, stop).await;
+            assert!(got.contains(heard), "{transport:?} {said:?}: {got}");
+        }
+    }
+
+    #[tokio::test]
+    async fn before_the_login_only_the_way_to_it_is_open() {
+        let later = Duration::from_secs(60);
+        let auth = "{\"command\":\"auth\",\"token\":\"x\"}\n";
+        for (said, heard) in [
+            ("{\"command\":\"dance\"}\n".to_owned(), "\"code\":4503"),
+            ("nonsense\n".to_owned(), "\"code\":4503"),
+            ("x".repeat(2000), "\"code\":1009"),
+            (auth.repeat(3), "\"code\":4500"),
+        ] {
+            let got = answer(gate(later), Transport::Tcp, &said, CancellationToken::new()).await;
+            assert!(got.contains(heard), "{said:.40}: {got}");
+        }
     }
 }

@@ -59,7 +59,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return self.clear_queue(&listener).await,
             };
             match accepted {
                 Ok((socket, peer)) => {
@@ -75,6 +75,13 @@ impl Acceptor {
                     tokio::time::sleep(REST).await;
                 }
             }
+        }
+    }
+
+    /// Connections that the kernel has accepted already are told to come back, not reset.
+    async fn clear_queue(&self, listener: &TcpListener) {
+        while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+            self.welcome(socket, peer);
         }
     }
 

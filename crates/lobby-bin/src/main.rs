@@ -5,6 +5,7 @@ mod app;
 mod cli;
 mod config;
 mod dispatch;
+mod file_limit;
 mod handshake;
 mod listener;
 mod logging;
@@ -13,13 +14,12 @@ mod metrics;
 mod readiness;
 mod upgrade;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use notify_protocol::UserId;
 
 use crate::{
-    app::App,
     cli::{Cli, Command},
     config::{ConfigError, Loaded, Sources},
 };
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("lobby: {:#}", failure.error);
+            let _ = writeln!(std::io::stderr(), "lobby: {:#}", failure.error);
             ExitCode::from(failure.code)
         }
     }
@@ -63,7 +63,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let load = || {
         config::load(&Sources {
             file: cli.sources.config.clone(),
-            environment: std::env::vars().collect(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
             flags: cli.sources.set.clone(),
         })
     };
@@ -71,26 +73,29 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve => serve(load()?),
         Command::Token { user, login, ttl } => {
             let token = login::mint(&load()?.config, UserId::new(user), login.as_deref(), ttl);
-            println!("{}", token.map_err(|error| Failure { code: Failure::CONFIG, error })?);
-            Ok(())
+            let token = token.map_err(|error| Failure { code: Failure::CONFIG, error })?;
+            print(&format!("{token}\n"))
         }
-        Command::CheckConfig => {
-            print!("{}", config::effective(&load()?));
-            Ok(())
+        Command::CheckConfig => print(&config::effective(&load()?)),
+        Command::DefaultConfig => print(&config::default_file()),
+        Command::ConfigTable => print(&config::markdown_table()),
+    }
+}
+
+/// Prints to standard output; a reader that has gone, as in `| head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::from(anyhow::Error::from(error)))
         }
-        Command::DefaultConfig => {
-            print!("{}", config::default_file());
-            Ok(())
-        }
-        Command::ConfigTable => {
-            print!("{}", config::markdown_table());
-            Ok(())
-        }
+        _ => Ok(()),
     }
 }
 
 fn serve(loaded: Loaded) -> Result<(), Failure> {
     logging::start(&loaded.config)?;
+    let mut loaded = loaded;
+    file_limit::raise(&mut loaded.config.max_connections);
     // One crypto library for all; an error only says that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -99,7 +104,7 @@ fn serve(loaded: Loaded) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    let served = runtime.block_on(async { App::build(loaded.config).await?.run().await });
+    let served = runtime.block_on(app::serve(loaded.config));
     runtime.shutdown_background();
     served
 }

@@ -110,7 +110,7 @@ impl Figures {
         page.seconds(
             "delivery",
             "From the broker's delivery to the last socket write of an addressed session",
-            &self.sessions.delivery_time().snapshot(),
+            &self.sessions.meter().delivery_time().snapshot(),
         )?;
         page.counter(
             "messages_written",
@@ -120,6 +120,11 @@ impl Figures {
         page.counter("bytes_written", "Bytes that the kernel took", &[(&[], stats.bytes_written)])?;
         page.counter("socket_writes", "System calls that wrote to clients", &[(&[], stats.writes)])?;
         page.gauge("outbox_bytes", "Bytes that wait in outboxes", &[(&[], stats.queued_bytes)])?;
+        page.gauge(
+            "notification_bytes",
+            "Bytes of the notifications that wait, each counted once however many share it",
+            &[(&[], self.sessions.meter().live_bytes())],
+        )?;
         page.counter(
             "outbox_overflow",
             "Messages that did not fit into an outbox",

@@ -79,6 +79,9 @@ impl Rejection {
         body: "a limit on connections is reached, try later",
     };
 
+    /// The request took longer than the login may take.
+    pub const TOO_SLOW: Self = Self::new(408, "Request Timeout", "the request took too long");
+
     /// The request head is larger than the limit.
     pub const HEAD_TOO_LARGE: Self =
         Self::new(431, "Request Header Fields Too Large", "the request head is too large");
@@ -114,6 +117,7 @@ fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<
         let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
         found.and_then(|h| std::str::from_utf8(h.value).ok()).map(str::trim)
     };
+    let times = |name: &str| request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name)).count();
     let has_token = |name: &str, token: &str| {
         let mut all = request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
         all.any(|h| {
@@ -121,6 +125,13 @@ fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<
                 .is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
         })
     };
+    if request.version != Some(1) || times("Host") != 1 || times("Origin") > 1 {
+        return Err(Rejection::new(
+            400,
+            "Bad Request",
+            "expected HTTP/1.1 with one Host and at most one Origin",
+        ));
+    }
     if request.method != Some("GET") {
         return Err(Rejection {
             header: "Allow: GET\r\n",
@@ -144,11 +155,16 @@ fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<
         });
     }
     // 16 bytes in base64 (RFC 6455, 4.1).
-    let key = header("Sec-WebSocket-Key").filter(|key| key.len() == 24 && key.ends_with("=="));
+    let is_base64 =
+        |key: &str| key[..22].bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/');
+    let key = header("Sec-WebSocket-Key")
+        .filter(|key| key.is_ascii() && key.len() == 24 && key.ends_with("==") && is_base64(key));
     let Some(key) = key else {
         return Err(Rejection::new(400, "Bad Request", "Sec-WebSocket-Key is missing or not valid"));
     };
-    if !origins.allows(header("Origin"), header("Host").unwrap_or_default()) {
+    // One that is not UTF-8 is still one.
+    let origin = if times("Origin") > 0 { Some(header("Origin").unwrap_or("null")) } else { None };
+    if !origins.allows(origin, header("Host").unwrap_or_default()) {
         return Err(Rejection::new(403, "Forbidden", "this Origin may not connect; see `listen.origins`"));
     }
     let mut response = format!(
@@ -215,6 +231,11 @@ mod tests {
             (request("").replace("keep-alive, Upgrade", "close"), 426),
             (request("").replace("Version: 13", "Version: 8"), 426),
             (request("").replace("dGhlIHNhbXBsZSBub25jZQ==", "short"), 400),
+            (request("").replace("dGhlIHNhbXBsZSBub25jZQ==", "!!!!!!!!!!!!!!!!!!!!!!=="), 400),
+            (request("").replace("HTTP/1.1", "HTTP/1.0"), 400),
+            (request("").replace("Host:", "X-Host:"), 400),
+            (request("Host: again\r\n"), 400),
+            (request("Origin: http://lobby.example:8003\r\nOrigin: http://evil.example\r\n"), 400),
             ("\x16\x03\x01 this is TLS\r\n\r\n".to_owned(), 400),
             ("{\"command\":\"auth\"}\n".to_owned(), 400),
             (GOOD.to_owned(), 0),

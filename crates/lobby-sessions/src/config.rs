@@ -9,10 +9,10 @@ use crate::{DuplicateLogin, FrameKind, OverflowPolicy};
 pub struct SessionsConfig {
     /// Threads that own connections. Default: the machine's cores.
     pub shards: usize,
-    /// Bytes that may wait for one client. Default 1 MiB.
+    /// Bytes that may wait for one client. Default 10 MiB: two of the largest messages fit.
     pub outbox_bytes: usize,
-    /// Bytes that may wait for all clients together; past it the sessions with the most waiting are closed with
-    /// 4000. Each shard keeps to its share. Default 256 MiB.
+    /// Bytes of notifications that may wait for all clients together, each counted once however many share it;
+    /// past it the sessions with the most waiting are closed with 4000. Default 256 MiB.
     pub outbox_total_bytes: usize,
     /// What happens when one session's bytes are not enough.
     pub overflow: OverflowPolicy,
@@ -42,7 +42,7 @@ impl Default for SessionsConfig {
     fn default() -> Self {
         Self {
             shards: std::thread::available_parallelism().map_or(1, usize::from),
-            outbox_bytes: 1 << 20,
+            outbox_bytes: 10 << 20,
             outbox_total_bytes: 256 << 20,
             overflow: OverflowPolicy::Disconnect,
             write_timeout: Duration::from_secs(60),

@@ -4,8 +4,11 @@
 //! stand in one buffer: WebSocket sessions send all of it, TCP sessions send it from an offset.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use notify_protocol::Body;
@@ -44,34 +47,59 @@ struct Encoded {
     bytes: Box<[u8]>,
     /// Where the line begins: the length of the WebSocket header.
     line_at: usize,
-    clock: Option<DeliveryClock>,
+    metered: Option<Metered>,
 }
 
-/// Measures from the broker's delivery to the moment when the last session has let go of the frame.
-#[derive(Debug)]
-pub struct DeliveryClock {
-    received_at: Instant,
-    histogram: Arc<Histogram>,
+/// What all notifications together hold and take.
+#[derive(Debug, Default)]
+pub struct FrameMeter {
+    live_bytes: AtomicU64,
+    delivery_time: Histogram,
 }
 
-impl DeliveryClock {
-    /// Starts at `received_at`; the time is recorded in `histogram` when the last clone of the frame is dropped,
-    /// which is when every addressed session has written it to its socket or was closed.
-    pub fn new(received_at: Instant, histogram: Arc<Histogram>) -> Self {
-        Self { received_at, histogram }
+impl FrameMeter {
+    /// Bytes of all notifications that some session or queue still holds, each counted once however many share it.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Relaxed)
+    }
+
+    /// From the broker's delivery to the moment when the last session has let go of the notification.
+    pub fn delivery_time(&self) -> &Histogram {
+        &self.delivery_time
     }
 }
 
-impl Drop for DeliveryClock {
+#[derive(Debug)]
+struct Metered {
+    meter: Arc<FrameMeter>,
+    received_at: Instant,
+    /// False when nobody was addressed: there is no last write to measure.
+    reaches_somebody: AtomicBool,
+}
+
+impl Drop for Encoded {
     fn drop(&mut self) {
-        self.histogram.record(self.received_at.elapsed());
+        if let Some(metered) = &self.metered {
+            metered.meter.live_bytes.fetch_sub(self.bytes.len() as u64, Relaxed);
+            if metered.reaches_somebody.load(Relaxed) {
+                metered.meter.delivery_time.record(metered.received_at.elapsed());
+            }
+        }
     }
 }
 
 impl Frame {
-    /// Encodes a notification: one allocation, one copy, for all sessions together.
-    pub fn notification(body: &Body<'_>, kind: FrameKind, clock: Option<DeliveryClock>) -> Self {
-        Self::encode(body.len(), kind, clock, |line| body.append_line_to(line))
+    /// Encodes a notification that came from the broker at `received_at`: one allocation, one copy, for all sessions
+    /// together. Its bytes, and the time until the last session lets go of it, show in `meter`.
+    pub fn notification(
+        body: &Body<'_>,
+        kind: FrameKind,
+        received_at: Instant,
+        meter: &Arc<FrameMeter>,
+    ) -> Self {
+        let metered =
+            Metered { meter: Arc::clone(meter), received_at, reaches_somebody: AtomicBool::new(true) };
+        Self::encode(body.len(), kind, Some(metered), |line| body.append_line_to(line))
     }
 
     /// Encodes a message of the lobby's own; `json` must not hold a newline.
@@ -82,13 +110,13 @@ impl Frame {
 
     /// Bytes for WebSocket sessions only (pong and close frames); TCP sessions send nothing for it.
     pub(crate) fn websocket_only(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Encoded { line_at: bytes.len(), bytes: bytes.into(), clock: None }))
+        Self(Arc::new(Encoded { line_at: bytes.len(), bytes: bytes.into(), metered: None }))
     }
 
     fn encode(
         json_len: usize,
         kind: FrameKind,
-        clock: Option<DeliveryClock>,
+        metered: Option<Metered>,
         write_json: impl FnOnce(&mut Vec<u8>),
     ) -> Self {
         let payload_len = json_len + 1;
@@ -98,7 +126,10 @@ impl Frame {
         write_json(&mut bytes);
         bytes.push(b'\n');
         debug_assert_eq!(bytes.len() - line_at, payload_len);
-        Self(Arc::new(Encoded { bytes: bytes.into(), line_at, clock }))
+        if let Some(metered) = &metered {
+            metered.meter.live_bytes.fetch_add(bytes.len() as u64, Relaxed);
+        }
+        Self(Arc::new(Encoded { bytes: bytes.into(), line_at, metered }))
     }
 
     /// What a TCP session sends: the object and `\n`.
@@ -111,9 +142,11 @@ impl Frame {
         &self.0.bytes
     }
 
-    /// How long ago the broker delivered this, when it came from the broker.
-    pub fn age(&self) -> Option<Duration> {
-        self.0.clock.as_ref().map(|clock| clock.received_at.elapsed())
+    /// Says that no session was addressed, so that no time to a last write is measured.
+    pub(crate) fn reaches_nobody(&self) {
+        if let Some(metered) = &self.0.metered {
+            metered.reaches_somebody.store(false, Relaxed);
+        }
     }
 }
 
@@ -140,7 +173,7 @@ mod tests {
     fn encode(json: &str, kind: FrameKind) -> Frame {
         let limits = Limits::default();
         let body = Body::check(json.as_bytes(), &limits).expect("an object");
-        Frame::notification(&body, kind, None)
+        Frame::notification(&body, kind, Instant::now(), &Arc::default())
     }
 
     #[test]
@@ -174,16 +207,18 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_stops_when_the_last_clone_is_gone() {
-        let histogram = Arc::new(Histogram::default());
+    fn bytes_are_counted_once_and_the_clock_stops_when_the_last_clone_is_gone() {
+        let meter = Arc::new(FrameMeter::default());
         let limits = Limits::default();
         let body = Body::check(b"{}", &limits).expect("an object");
-        let clock = DeliveryClock::new(Instant::now(), Arc::clone(&histogram));
-        let frame = Frame::notification(&body, FrameKind::Text, Some(clock));
+        let frame = Frame::notification(&body, FrameKind::Text, Instant::now(), &meter);
         let second = frame.clone();
+        assert_eq!(meter.live_bytes(), 5);
         drop(frame);
-        assert_eq!(histogram.snapshot().count, 0);
+        assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (5, 0));
         drop(second);
-        assert_eq!(histogram.snapshot().count, 1);
+        assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (0, 1));
+        Frame::notification(&body, FrameKind::Text, Instant::now(), &meter).reaches_nobody();
+        assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (0, 1));
     }
 }

@@ -35,7 +35,7 @@ pub use close::CloseReason;
 pub use command::Command;
 pub use config::SessionsConfig;
 pub use farewell::farewell;
-pub use frame::{DeliveryClock, Frame, FrameKind};
+pub use frame::{Frame, FrameKind, FrameMeter};
 pub use histogram::{Histogram, Snapshot};
 pub use inbound::{Event, Inbound};
 pub use log_gate::LogGate;

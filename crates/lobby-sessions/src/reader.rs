@@ -2,6 +2,7 @@
 
 use std::{io, rc::Rc, sync::atomic::Ordering::Relaxed, time::Instant};
 
+use tokio::task::yield_now;
 use tracing::info;
 
 use crate::{
@@ -29,6 +30,8 @@ pub(crate) async fn serve(shard: Rc<Shard>, session: Rc<Session>) {
         if session.socket.readable().await.is_err() || !read(&shard, &session) {
             return shard.remove(&session);
         }
+        // A client that always has bytes ready must not keep the shard from the others.
+        yield_now().await;
     }
 }
 

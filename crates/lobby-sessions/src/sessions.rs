@@ -3,6 +3,7 @@
 use std::{
     hash::BuildHasher,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -12,9 +13,10 @@ use std::{
 use foldhash::fast::FixedState;
 use notify_protocol::UserId;
 use tokio::sync::{mpsc, oneshot};
+use tracing::error;
 
 use crate::{
-    Admission, Authenticator, Frame, Histogram, SessionStats, SessionsConfig,
+    Admission, Authenticator, Frame, FrameMeter, SessionStats, SessionsConfig,
     inbox::Inbox,
     shard::{Control, Delivery, Shard, Target},
     stats::ShardStats,
@@ -31,7 +33,7 @@ const CONTROL_CAPACITY: usize = 256;
 pub struct Sessions<T> {
     shards: Vec<Door<T>>,
     config: Arc<SessionsConfig>,
-    delivery_time: Arc<Histogram>,
+    meter: Arc<FrameMeter>,
 }
 
 #[derive(Debug)]
@@ -48,11 +50,11 @@ impl<T: Clone + Send + 'static> Sessions<T> {
     /// # Errors
     /// When the system gives no thread or no event queue; the lobby cannot run then.
     pub fn start(config: SessionsConfig, authenticator: Arc<dyn Authenticator>) -> io::Result<Self> {
-        let config = Arc::new(config);
+        let (config, meter) = (Arc::new(config), Arc::default());
         let shards = (0..config.shards.max(1))
-            .map(|index| Door::open(index, &config, &authenticator))
+            .map(|index| Door::open(index, &config, &authenticator, &meter))
             .collect::<io::Result<_>>()?;
-        Ok(Self { shards, config, delivery_time: Arc::default() })
+        Ok(Self { shards, config, meter })
     }
 
     /// Hands a message to every logged-in session. Waits only when a shard is `inbox_capacity` deliveries behind.
@@ -114,9 +116,9 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         total
     }
 
-    /// Time from the broker's delivery to the last socket write.
-    pub fn delivery_time(&self) -> &Arc<Histogram> {
-        &self.delivery_time
+    /// What all notifications together hold, and how long they take to the last socket write.
+    pub fn meter(&self) -> &Arc<FrameMeter> {
+        &self.meter
     }
 
     /// The limits in force.
@@ -135,6 +137,7 @@ impl<T: Send + 'static> Door<T> {
         index: usize,
         config: &Arc<SessionsConfig>,
         authenticator: &Arc<dyn Authenticator>,
+        meter: &Arc<FrameMeter>,
     ) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::new(config.inbox_capacity.max(1)));
         let (control, orders) = mpsc::channel(CONTROL_CAPACITY);
@@ -142,10 +145,18 @@ impl<T: Send + 'static> Door<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn({
             let (inbox, config, stats) = (Arc::clone(&inbox), Arc::clone(config), Arc::clone(&stats));
-            let authenticator = Arc::clone(authenticator);
+            let (authenticator, meter) = (Arc::clone(authenticator), Arc::clone(meter));
             move || {
-                let shard = Rc::new(Shard::new(config, stats, authenticator));
-                runtime.block_on(shard.run(inbox, orders));
+                let serve = || {
+                    let shard = Rc::new(Shard::new(config, stats, authenticator, meter));
+                    runtime.block_on(shard.run(inbox, orders));
+                };
+                if catch_unwind(AssertUnwindSafe(serve)).is_err() {
+                    // Its sessions are gone, and what unwinding dropped would be acked undelivered. A new process
+                    // gets every unacked message again.
+                    error!(index, "a shard panicked; the process ends");
+                    std::process::abort();
+                }
             }
         })?;
         Ok(Self { inbox, control, stats, thread: Mutex::new(Some(thread)) })

@@ -22,7 +22,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Admission, Authenticator, CloseReason, Frame, LogGate, OverflowPolicy, SessionsConfig,
+    Admission, Authenticator, CloseReason, Frame, FrameMeter, LogGate, OverflowPolicy, SessionsConfig,
     inbox::Inbox,
     registry::Registry,
     session::{Flushed, Session},
@@ -62,11 +62,14 @@ pub(crate) struct Shard {
     pub(crate) config: Arc<SessionsConfig>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    meter: Arc<FrameMeter>,
     sessions: RefCell<Slab<Rc<Session>>>,
     registry: RefCell<Registry>,
     dirty: RefCell<Vec<Rc<Session>>>,
     closing: RefCell<Vec<Rc<Session>>>,
     draining: Cell<bool>,
+    /// Sessions that ended before they had read their last words.
+    cut_off: Cell<usize>,
     session_gone: Notify,
     log_gate: RefCell<LogGate>,
     /// Where every session's bytes are read into; none has a buffer of its own while idle.
@@ -78,16 +81,19 @@ impl Shard {
         config: Arc<SessionsConfig>,
         stats: Arc<ShardStats>,
         authenticator: Arc<dyn Authenticator>,
+        meter: Arc<FrameMeter>,
     ) -> Self {
         Self {
             registry: RefCell::new(Registry::new(config.duplicate_login)),
             config,
             stats,
             authenticator,
+            meter,
             sessions: RefCell::default(),
             dirty: RefCell::default(),
             closing: RefCell::default(),
             draining: Cell::new(false),
+            cut_off: Cell::new(0),
             session_gone: Notify::new(),
             log_gate: RefCell::new(LogGate::new(LOG_LINES_PER_SECOND)),
             scratch: RefCell::new(vec![0; 16 << 10].into()),
@@ -145,6 +151,7 @@ impl Shard {
         let keys = self.registry.borrow().sessions_of(user);
         if keys.is_empty() {
             self.stats.not_connected.fetch_add(1, Relaxed);
+            frame.reaches_nobody();
             if let Some(suppressed) = self.log_gate.borrow_mut().pass(Instant::now()) {
                 info!(user_id = %user, suppressed, "user is not connected here");
             }
@@ -170,7 +177,7 @@ impl Shard {
         self.mark_dirty(session);
     }
 
-    fn overflow(self: &Rc<Self>, session: &Rc<Session>, frame: &Frame, flushed: Flushed) {
+    fn overflow(&self, session: &Rc<Session>, frame: &Frame, flushed: Flushed) {
         if flushed == Flushed::Broken {
             return;
         }

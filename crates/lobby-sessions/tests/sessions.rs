@@ -7,8 +7,8 @@ use std::{
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, DeliveryClock, DuplicateLogin, Frame, FrameKind, Identity, Inbound,
-    OverflowPolicy, Refused, Sessions, SessionsConfig, Transport, Verdict,
+    Admission, Authenticator, DuplicateLogin, Frame, FrameKind, Identity, Inbound, OverflowPolicy, Refused,
+    Sessions, SessionsConfig, Transport, Verdict,
 };
 use notify_protocol::{Body, Limits, UserId};
 use tokio::{
@@ -79,19 +79,32 @@ impl Lobby {
     }
 
     async fn connect(&self, user: i64, transport: Transport) -> TcpStream {
+        self.connect_with(user, transport, None).await
+    }
+
+    async fn connect_with(
+        &self,
+        user: i64,
+        transport: Transport,
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> TcpStream {
         let address: SocketAddr = self.listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let (socket, peer) = accepted.expect("accepted");
+        let client = client.expect("connected");
+        // Small buffers in the kernel, so that what a client does not read waits in its outbox.
+        socket2::SockRef::from(&socket).set_send_buffer_size(64 << 10).expect("a smaller buffer");
+        socket2::SockRef::from(&client).set_recv_buffer_size(64 << 10).expect("a smaller buffer");
         let admission = Admission {
             identity: identity(UserId::new(user)),
             transport,
             socket: socket.into_std().expect("a socket"),
             peer,
             inbound: Inbound::new(transport, 1 << 14),
-            permit: None,
+            permit,
         };
         self.sessions.admit(admission).await;
-        client.expect("connected")
+        client
     }
 
     /// A logged-in TCP client.
@@ -101,15 +114,21 @@ impl Lobby {
         client
     }
 
+    fn frame(&self, json: &str) -> Frame {
+        let limits = Limits { max_body_bytes: usize::MAX };
+        let body = Body::check(json.as_bytes(), &limits).expect("an object");
+        Frame::notification(&body, FrameKind::Text, Instant::now(), self.sessions.meter())
+    }
+
     fn broadcast(&self, json: &str) -> Dropped {
         let (ticket, dropped) = ticket();
-        self.sessions.broadcast(&frame(json), &ticket);
+        self.sessions.broadcast(&self.frame(json), &ticket);
         dropped
     }
 
     fn unicast(&self, user: i64, json: &str) -> Dropped {
         let (ticket, dropped) = ticket();
-        self.sessions.unicast(UserId::new(user), frame(json), ticket);
+        self.sessions.unicast(UserId::new(user), self.frame(json), ticket);
         dropped
     }
 
@@ -120,11 +139,6 @@ impl Lobby {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
-}
-
-fn frame(json: &str) -> Frame {
-    let limits = Limits::default();
-    Frame::notification(&Body::check(json.as_bytes(), &limits).expect("an object"), FrameKind::Text, None)
 }
 
 struct Client {
@@ -225,7 +239,7 @@ async fn a_client_that_does_not_read_is_closed_and_delays_nobody() {
 async fn when_all_outboxes_together_hold_too_much_the_slowest_goes_first() {
     let lobby = Lobby::start(|c| {
         c.shards = 1;
-        c.outbox_total_bytes = 256 << 10;
+        c.outbox_total_bytes = 1 << 20;
         c.close_grace = Duration::from_millis(200);
     })
     .await;
@@ -236,14 +250,131 @@ async fn when_all_outboxes_together_hold_too_much_the_slowest_goes_first() {
     while lobby.sessions.stats().queued_bytes < 64 << 10 {
         lobby.broadcast(&json).wait().await;
     }
+    let start = Instant::now();
     while lobby.sessions.stats().shed == 0 {
-        lobby.unicast(1, &json).wait().await;
+        assert!(start.elapsed() < PATIENCE, "nobody was closed: {:?}", lobby.sessions.stats());
         assert_eq!(lobby.sessions.stats().overflows, 0, "its own outbox was full first");
+        // Half as much again as the limit stays there until the client has lagged long enough.
+        if lobby.sessions.meter().live_bytes() < 3 << 19 {
+            lobby.unicast(1, &json).wait().await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
-    assert!(lobby.sessions.stats().queued_bytes <= 256 << 10);
-    lobby.until("the slowest is gone", |s| s.sessions == [1, 0]).await;
+    lobby.until("the slowest is gone", |s| s.sessions == [1, 0] && s.shed == 1).await;
+    assert!(lobby.sessions.meter().live_bytes() <= 1 << 20);
     lobby.unicast(2, "{\"still\":\"here\"}");
     while slower.line().await != "{\"still\":\"here\"}" {}
+}
+
+#[tokio::test]
+async fn a_large_message_that_many_share_is_counted_once_and_costs_nobody_the_session() {
+    let lobby = Lobby::start(|c| c.outbox_total_bytes = 20 << 20).await;
+    let mut clients = Vec::new();
+    for user in 0..8 {
+        clients.push(lobby.client(user).await);
+    }
+    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(4 << 20));
+    lobby.broadcast(&json).wait().await;
+    assert!(
+        lobby.sessions.stats().queued_bytes > 6 << 20,
+        "the kernel took it all: a larger message is needed"
+    );
+    for client in &mut clients {
+        assert_eq!(client.line().await.len(), json.len());
+    }
+    assert_eq!((lobby.sessions.stats().shed, lobby.sessions.stats().sessions), (0, [8, 0]));
+}
+
+#[tokio::test]
+async fn a_client_that_never_stops_talking_does_not_keep_its_shard_from_the_others() {
+    let lobby = Lobby::start(|c| c.shards = 1).await;
+    let talker = lobby.connect(1, Transport::Tcp).await;
+    let (mut reads, mut writes) = talker.into_split();
+    let reading = tokio::spawn(async move {
+        let mut scratch = vec![0; 1 << 16];
+        while reads.read(&mut scratch).await.is_ok_and(|count| count > 0) {}
+    });
+    let talking = tokio::spawn(async move {
+        let pings = "{\"command\":\"ping\"}\n".repeat(4096);
+        while writes.write_all(pings.as_bytes()).await.is_ok() {}
+    });
+    let mut quiet = lobby.client(2).await;
+    for n in 0..200 {
+        let json = format!("{{\"n\":{n}}}");
+        lobby.unicast(2, &json);
+        assert_eq!(quiet.line().await, json);
+    }
+    talking.abort();
+    reading.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_takes_a_little_now_and_then_is_closed_at_the_write_deadline() {
+    let lobby = Lobby::start(|c| {
+        c.write_timeout = Duration::from_millis(300);
+        c.ping_interval = Duration::from_secs(3600);
+    })
+    .await;
+    let mut trickle = lobby.connect(1, Transport::Tcp).await;
+    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
+    while lobby.sessions.stats().queued_bytes < 1 << 20 {
+        lobby.broadcast(&json).wait().await;
+    }
+    let mut byte = [0; 1];
+    let start = Instant::now();
+    while lobby.sessions.stats().sessions != [0, 0] {
+        assert!(start.elapsed() < PATIENCE, "never closed");
+        let _ = timeout(Duration::from_millis(10), trickle.read(&mut byte)).await;
+    }
+    assert_eq!(lobby.sessions.stats().overflows, 0, "it was the deadline");
+}
+
+#[tokio::test]
+async fn a_connection_holds_its_place_until_it_has_ended() {
+    let lobby = Lobby::start(|_| {}).await;
+    let places = Arc::new(tokio::sync::Semaphore::new(1));
+    let permit = Arc::clone(&places).try_acquire_owned().expect("a place");
+    let client = lobby.connect_with(1, Transport::Tcp, Some(permit)).await;
+    lobby.until("logged in", |s| s.sessions == [1, 0]).await;
+    assert_eq!(places.available_permits(), 0);
+    drop(client);
+    let _again = timeout(PATIENCE, places.acquire()).await.expect("the place is given back");
+}
+
+/// Keeps the shard's thread busy for as long as the test holds the lock.
+struct Stalling(Arc<Mutex<()>>);
+
+impl Authenticator for Stalling {
+    fn authenticate<'a>(&'a self, _: &'a str) -> Verdict<'a> {
+        drop(self.0.lock().expect("not poisoned"));
+        Box::pin(async { Err(Refused("not now".to_owned())) })
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_is_held_until_the_shard_has_queued_the_message() {
+    let stall = Arc::new(Mutex::new(()));
+    let config = SessionsConfig { shards: 1, ..SessionsConfig::default() };
+    let sessions = Sessions::start(config, Arc::new(Stalling(Arc::clone(&stall)))).expect("threads");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let lobby = Lobby { sessions: Arc::new(sessions), listener };
+    let mut client = lobby.client(1).await;
+    let held = stall.lock().expect("not poisoned");
+    client.stream.get_mut().try_write(b"{\"command\":\"auth\",\"token\":\"x\"}\n").expect("written");
+    // The shard takes one batch at a time: after this one it reads the token, and stalls.
+    let tickets = [lobby.broadcast("{\"n\":1}"), lobby.unicast(1, "{\"n\":2}"), lobby.unicast(9, "{}")];
+    std::thread::sleep(Duration::from_millis(200));
+    let stalled = [lobby.broadcast("{\"n\":3}"), lobby.unicast(1, "{\"n\":4}"), lobby.unicast(9, "{}")];
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(
+        stalled.iter().all(|ticket| !*ticket.0.lock().expect("not poisoned")),
+        "settled before it was queued"
+    );
+    drop(held);
+    for ticket in tickets.iter().chain(&stalled) {
+        ticket.wait().await;
+    }
 }
 
 #[tokio::test]
@@ -466,20 +597,16 @@ async fn websocket_clients_get_frames_and_a_close_frame() {
 async fn the_time_to_the_last_write_is_measured_once_a_message() {
     let lobby = Lobby::start(|_| {}).await;
     let mut clients = [lobby.client(1).await, lobby.client(2).await, lobby.client(3).await];
-    let limits = Limits::default();
-    let body = Body::check(b"{}", &limits).expect("an object");
-    let clock = DeliveryClock::new(Instant::now(), Arc::clone(lobby.sessions.delivery_time()));
-    let (ticket, dropped) = ticket();
-    lobby.sessions.broadcast(&Frame::notification(&body, FrameKind::Text, Some(clock)), &ticket);
-    drop(ticket);
+    let dropped = lobby.broadcast("{}");
+    lobby.unicast(99, "{}").wait().await;
     for client in &mut clients {
         assert_eq!(client.line().await, "{}");
     }
     dropped.wait().await;
     let start = Instant::now();
-    while lobby.sessions.delivery_time().snapshot().count == 0 {
+    while lobby.sessions.meter().delivery_time().snapshot().count == 0 {
         assert!(start.elapsed() < PATIENCE, "never measured");
         tokio::task::yield_now().await;
     }
-    assert_eq!(lobby.sessions.delivery_time().snapshot().count, 1);
+    assert_eq!(lobby.sessions.meter().delivery_time().snapshot().count, 1);
 }

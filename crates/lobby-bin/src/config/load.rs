@@ -86,7 +86,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for flag in &sources.flags {
         let (name, value) = flag.split_once('=').ok_or_else(|| ConfigError::BadValue {
             key: "--set".to_owned(),
-            value: format!("{flag:?}"),
+            // Without a `=`, all of it may be a secret.
+            value: "…".to_owned(),
             origin: "flag".to_owned(),
             problem: "expected SECTION.KEY=VALUE".to_owned(),
         })?;
@@ -114,7 +115,7 @@ fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigEr
 fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), ConfigError> {
     let origin = Origin::File(path.to_owned());
     let problem = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
-    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| problem(e.to_string()))?;
+    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| problem(in_line(&e, text)))?;
     for (section, keys) in document {
         let toml::Value::Table(keys) = keys else {
             return Err(unknown(&section, "", &origin));
@@ -127,6 +128,12 @@ fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), Config
         }
     }
     Ok(())
+}
+
+/// The parser's own text shows the line, which may hold a secret.
+fn in_line(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message())
 }
 
 fn scalar_text(value: &toml::Value) -> Option<String> {
@@ -182,6 +189,14 @@ fn apply_faf_aliases(loaded: &mut Loaded, environment: &BTreeMap<String, String>
 /// called lobby.
 fn apply_environment(loaded: &mut Loaded, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     for (name, value) in environment {
+        if let Some(meant) = SETTINGS.iter().find(|s| s.variable().replace("__", "_") == *name) {
+            let origin = "the environment".to_owned();
+            return Err(ConfigError::UnknownKey {
+                key: name.clone(),
+                origin,
+                nearest: Some(meant.variable()),
+            });
+        }
         let Some((section, key)) = name.strip_prefix("LOBBY_").and_then(|rest| rest.split_once("__")) else {
             continue;
         };
@@ -292,6 +307,21 @@ mod tests {
         let environment =
             [("LOBBY_SERVICE_HOST", "10.0.0.1"), ("LOBBY_PORT_8002_TCP", "tcp://10.0.0.1:8002")];
         assert!(load(&sources(&environment, &[])).is_ok());
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_too_few_is_not_passed_over() {
+        let error = load(&sources(&[("LOBBY_AUTH_SECRET", "s")], &[])).expect_err("unknown").to_string();
+        assert!(error.contains("LOBBY_AUTH_SECRET") && error.contains("LOBBY_AUTH__SECRET"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_told_by_its_line_without_what_stands_there() {
+        let (_keep, path) = file("[auth]\nsecret = \"hunter2\n");
+        let error = load(&Sources { file: Some(path), ..Sources::default() }).expect_err("bad").to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        let error = load(&sources(&[], &["auth.secret:hunter2"])).expect_err("bad").to_string();
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -166,6 +166,8 @@ fn usable(jwk: &Jwk) -> Option<(String, Arc<Key>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use jsonwebtoken::{EncodingKey, Header, encode};
     use lobby_sessions::Authenticator;
@@ -223,6 +225,12 @@ mod tests {
         encode(&header, &claims, &key.signer).expect("signed")
     }
 
+    /// Signed with the secret of [`accepts`].
+    fn by_secret(kid: Option<&str>) -> String {
+        let signer = EncodingKey::from_secret(b"development");
+        token(&TestKey { signer, algorithm: Algorithm::HS256, jwk: Value::Null }, kid)
+    }
+
     async fn accepts(jwks: &Arc<Jwks>, token: &str) -> bool {
         let environment = [("LOBBY_AUTH__SECRET".to_owned(), "development".to_owned())].into();
         let config = load(&Sources { environment, ..Sources::default() }).expect("accepted").config;
@@ -251,6 +259,7 @@ mod tests {
             ("an unknown name", token(&ec, Some("new"))),
             ("a name like a path", token(&ec, Some("../../etc/passwd"))),
             ("no name", token(&ec, None)),
+            ("an unknown name, signed with the secret", by_secret(Some("new"))),
         ] {
             assert!(!accepts(&jwks, &token).await, "{what}");
         }
@@ -313,23 +322,28 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/jwks", listener.local_addr().expect("an address"));
         let answers = [set(&[&old]), set(&[&old, &new])];
-        let served = tokio::spawn(async move {
-            for answer in answers {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let server = tokio::spawn(async move {
+            loop {
                 let (mut socket, _) = listener.accept().await.expect("asked");
                 let mut request = [0; 4096];
                 assert!(socket.read(&mut request).await.expect("a request") > 0);
+                let answer = &answers[count.fetch_add(1, Relaxed).min(1)];
                 let len = answer.len();
-                let response =
-                    format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{answer}");
-                socket.write_all(response.as_bytes()).await.expect("answered");
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n");
+                socket.write_all((head + answer).as_bytes()).await.expect("answered");
             }
-            // The listener closes here: whoever asks again is refused.
         });
         let jwks = Arc::new(Jwks::open(&url).await.expect("opened"));
         assert!(accepts(&jwks, &token(&old, Some("old"))).await);
         assert!(accepts(&jwks, &token(&new, Some("new"))).await, "rotation is noticed");
-        served.await.expect("asked twice and no more");
-        assert!(!accepts(&jwks, &token(&new, Some("random"))).await);
+        for n in 0..50 {
+            assert!(!accepts(&jwks, &token(&new, Some(&format!("random-{n}")))).await);
+        }
+        assert_eq!(asked.load(Relaxed), 2, "once at the start, once for all unknown names");
+        server.abort();
+        let _ = server.await;
         assert!(jwks.refresh().await.is_err(), "the URL is down");
         assert!(accepts(&jwks, &token(&old, Some("old"))).await, "keys in hand keep working");
     }

@@ -69,7 +69,10 @@ impl Verifier {
         }
         rules.set_required_spec_claims(&required);
         let token = decode::<Map<String, Value>>(token, key, &rules).map_err(|e| Refused(e.to_string()))?;
-        claims::identity(&token.claims, &self.scope).map_err(Refused)
+        let mut identity = claims::identity(&token.claims, &self.scope).map_err(Refused)?;
+        // A session must not end while the same token would still be let in.
+        identity.expires_at = identity.expires_at.map(|at| at.saturating_add(rules.leeway));
+        Ok(identity)
     }
 }
 
@@ -169,6 +172,23 @@ mod tests {
         {
             let token = format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(header.to_string()));
             assert!(verify(&config(&[]), &token).await.is_err(), "{header}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_critical_extension_is_refused_however_well_it_is_signed() {
+        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        for (header, accepted) in [
+            (json!({"alg": "HS256"}), true),
+            (json!({"alg": "HS256", "crit": ["x"], "x": 1}), false),
+            (json!({"alg": "HS256", "crit": []}), false),
+        ] {
+            let content =
+                [header.to_string(), claims().to_string()].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+            let signature = jsonwebtoken::crypto::sign(content.as_bytes(), &key, Algorithm::HS256);
+            let token = format!("{content}.{}", signature.expect("signed"));
+            assert_eq!(verify(&config(&[]), &token).await.is_ok(), accepted, "{header}");
         }
     }
 

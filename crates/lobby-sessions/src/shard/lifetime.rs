@@ -20,7 +20,7 @@ use crate::{
     reader,
     registry::Admittance,
     reply,
-    session::{Session, State},
+    session::{Flushed, Session, State},
 };
 
 /// How long a client may take to close its side once all is written. The kernel goes on sending after that, but
@@ -98,8 +98,7 @@ impl Shard {
 
     pub(crate) fn say_frame(&self, session: &Rc<Session>, frame: &Frame) {
         if session.is_open() && session.queue(frame, &self.stats).is_err() {
-            self.stats.overflows.fetch_add(1, Relaxed);
-            self.close(session, CloseReason::TooSlow);
+            self.overflow(session, frame, Flushed::Blocked);
         }
         self.mark_dirty(session);
     }
@@ -148,7 +147,11 @@ impl Shard {
                 self.stats.closed(None);
                 None
             }
-            State::Draining { reason, .. } | State::Lingering { reason, .. } => Some(reason.code()),
+            State::Draining { reason, .. } => {
+                self.cut_off.set(self.cut_off.get() + 1);
+                Some(reason.code())
+            }
+            State::Lingering { reason, .. } => Some(reason.code()),
         };
         self.stats.queued_bytes.fetch_sub(session.outbox.borrow().bytes() as u64, Relaxed);
         self.sessions.borrow_mut().remove(session.key);
@@ -162,8 +165,12 @@ impl Shard {
     pub(super) async fn drain(self: Rc<Self>, within: Duration, done: oneshot::Sender<usize>) {
         self.draining.set(true);
         let sessions: Vec<_> = self.sessions.borrow().iter().map(|(_, s)| Rc::clone(s)).collect();
+        let deadline = Instant::now() + within;
         for session in &sessions {
             self.close(session, CloseReason::Restart);
+            if let State::Draining { reason, .. } = session.state.get() {
+                session.state.set(State::Draining { reason, deadline });
+            }
         }
         drop(sessions);
         self.flush_dirty();
@@ -176,8 +183,9 @@ impl Shard {
                 gone.await;
             }
         };
-        let _ = tokio::time::timeout(within, all_gone).await;
-        let left = self.sessions.borrow().len();
+        // The sweep of farewells ends the last ones; this is for a sweep that is late.
+        let _ = tokio::time::timeout(within + LINGER, all_gone).await;
+        let left = self.sessions.borrow().len() + self.cut_off.get();
         let _ = done.send(left);
     }
 }

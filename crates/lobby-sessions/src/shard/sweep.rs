@@ -17,6 +17,9 @@ use crate::{
 /// How often farewells are looked at.
 const FAREWELL_SWEEP: Duration = Duration::from_millis(100);
 
+/// A backlog younger than this does not make a client slow.
+const SPARED: Duration = Duration::from_secs(1);
+
 impl Shard {
     /// Looks after what time brings to open sessions: pings, silence, expiry, clients that do not read. One sweep
     /// for all costs less than a timer each.
@@ -30,6 +33,7 @@ impl Shard {
             let now = Instant::now();
             self.sessions.borrow().iter().for_each(|(_, session)| self.look_after(session, now, unix));
             self.flush_dirty();
+            self.shed();
         }
     }
 
@@ -72,26 +76,28 @@ impl Shard {
         }
     }
 
-    /// Keeps this shard to its share of what may wait for all clients: whoever has most waiting goes first.
+    /// Gives memory back when the notifications that wait, each counted once, are too many: whoever has most waiting
+    /// goes first. A client that fell behind only a moment ago is spared; it may only be reading a large message.
     pub(super) fn shed(self: &Rc<Self>) {
-        let share = (self.config.outbox_total_bytes / self.config.shards.max(1)) as u64;
-        let mut queued = self.stats.queued_bytes.load(Relaxed);
-        if queued <= share {
+        let limit = self.config.outbox_total_bytes as u64;
+        if self.meter.live_bytes() <= limit {
             return;
         }
-        let waiting = |session: &Session| session.outbox.borrow().bytes();
-        let mut slow: Vec<_> = {
-            let sessions = self.sessions.borrow();
-            sessions.iter().map(|(_, s)| Rc::clone(s)).filter(|s| s.is_open() && waiting(s) > 0).collect()
+        let now = Instant::now();
+        let lags = |session: &Session| {
+            let since = session.backlog_since.get();
+            session.is_open() && since.is_some_and(|since| now.saturating_duration_since(since) >= SPARED)
         };
+        let waiting = |session: &Session| session.outbox.borrow().bytes();
+        let mut slow: Vec<_> =
+            self.sessions.borrow().iter().map(|(_, s)| Rc::clone(s)).filter(|s| lags(s)).collect();
         slow.sort_unstable_by_key(|session| std::cmp::Reverse(waiting(session)));
         for session in slow {
-            if queued <= share {
+            if self.meter.live_bytes() <= limit {
                 break;
             }
             self.stats.shed.fetch_add(1, Relaxed);
             self.close(&session, CloseReason::TooSlow);
-            queued = self.stats.queued_bytes.load(Relaxed);
         }
         self.flush_dirty();
     }
