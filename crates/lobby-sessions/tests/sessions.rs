@@ -1,173 +1,23 @@
-//! The sessions as their users meet them: real sockets, real shards, a login that needs no token.
+//! The sessions as their users meet them.
+
+mod rig;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, DuplicateLogin, Frame, FrameKind, Identity, Inbound, OverflowPolicy, Refused,
-    Sessions, SessionsConfig, Transport, Verdict,
+    Admission, Authenticator, DuplicateLogin, Identity, Inbound, Refused, Sessions, SessionsConfig,
+    Transport, Verdict,
 };
-use notify_protocol::{Body, Limits, UserId};
+use notify_protocol::UserId;
+use rig::{Client, Lobby, PATIENCE, identity};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-
-/// How long an event may take to come; never how long a test waits to see that nothing came.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Accepts `user-<id>` as a token.
-struct Trusting;
-
-impl Authenticator for Trusting {
-    fn authenticate<'a>(&'a self, token: &'a str) -> Verdict<'a> {
-        let id = token.strip_prefix("user-").and_then(|id| id.parse().ok());
-        let who = id.map(|id: i64| identity(UserId::new(id))).ok_or_else(|| Refused("not a user".to_owned()));
-        Box::pin(async move { who })
-    }
-}
-
-fn identity(user: UserId) -> Identity {
-    Identity { user, login: format!("user-{user}"), expires_at: None }
-}
-
-/// A proof of delivery that says when its last clone was dropped.
-type Ticket = Arc<DropFlag>;
-
-#[derive(Clone)]
-struct Dropped(Arc<Mutex<bool>>);
-
-struct DropFlag(Dropped);
-
-impl Drop for DropFlag {
-    fn drop(&mut self) {
-        *self.0.0.lock().expect("not poisoned") = true;
-    }
-}
-
-fn ticket() -> (Ticket, Dropped) {
-    let dropped = Dropped(Arc::default());
-    (Arc::new(DropFlag(dropped.clone())), dropped)
-}
-
-impl Dropped {
-    async fn wait(&self) {
-        let start = Instant::now();
-        while !*self.0.lock().expect("not poisoned") {
-            assert!(start.elapsed() < PATIENCE, "the ticket was never dropped");
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-struct Lobby {
-    sessions: Arc<Sessions<Ticket>>,
-    listener: TcpListener,
-}
-
-impl Lobby {
-    async fn start(change: impl FnOnce(&mut SessionsConfig)) -> Self {
-        let mut config = SessionsConfig { shards: 2, ..SessionsConfig::default() };
-        change(&mut config);
-        let sessions = Sessions::start(config, Arc::new(Trusting)).expect("threads");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        Self { sessions: Arc::new(sessions), listener }
-    }
-
-    async fn connect(&self, user: i64, transport: Transport) -> TcpStream {
-        self.connect_with(user, transport, None).await
-    }
-
-    async fn connect_with(
-        &self,
-        user: i64,
-        transport: Transport,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
-    ) -> TcpStream {
-        let address: SocketAddr = self.listener.local_addr().expect("an address");
-        let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
-        let (socket, peer) = accepted.expect("accepted");
-        let client = client.expect("connected");
-        // Small buffers in the kernel, so that what a client does not read waits in its outbox.
-        socket2::SockRef::from(&socket).set_send_buffer_size(64 << 10).expect("a smaller buffer");
-        socket2::SockRef::from(&client).set_recv_buffer_size(64 << 10).expect("a smaller buffer");
-        let admission = Admission {
-            identity: identity(UserId::new(user)),
-            transport,
-            socket: socket.into_std().expect("a socket"),
-            peer,
-            inbound: Inbound::new(transport, 1 << 14),
-            permit,
-        };
-        self.sessions.admit(admission).await;
-        client
-    }
-
-    /// A logged-in TCP client.
-    async fn client(&self, user: i64) -> Client {
-        let mut client = Client { stream: BufReader::new(self.connect(user, Transport::Tcp).await) };
-        assert!(client.line().await.starts_with(r#"{"command":"welcome""#));
-        client
-    }
-
-    fn frame(&self, json: &str) -> Frame {
-        let limits = Limits { max_body_bytes: usize::MAX };
-        let body = Body::check(json.as_bytes(), &limits).expect("an object");
-        Frame::notification(&body, FrameKind::Text, Instant::now(), self.sessions.meter())
-    }
-
-    fn broadcast(&self, json: &str) -> Dropped {
-        let (ticket, dropped) = ticket();
-        self.sessions.broadcast(&self.frame(json), &ticket);
-        dropped
-    }
-
-    fn unicast(&self, user: i64, json: &str) -> Dropped {
-        let (ticket, dropped) = ticket();
-        self.sessions.unicast(UserId::new(user), self.frame(json), ticket);
-        dropped
-    }
-
-    async fn until(&self, what: &str, done: impl Fn(&lobby_sessions::SessionStats) -> bool) {
-        let start = Instant::now();
-        while !done(&self.sessions.stats()) {
-            assert!(start.elapsed() < PATIENCE, "{what}: {:?}", self.sessions.stats());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-}
-
-struct Client {
-    stream: BufReader<TcpStream>,
-}
-
-impl Client {
-    /// The next line without its end; empty when the lobby has closed.
-    async fn line(&mut self) -> String {
-        let mut line = String::new();
-        timeout(PATIENCE, self.stream.read_line(&mut line)).await.expect("a line in time").expect("readable");
-        line.trim_end_matches('\n').to_owned()
-    }
-
-    async fn say(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).await.expect("written");
-    }
-
-    async fn closing_code(&mut self) -> u64 {
-        loop {
-            let line = self.line().await;
-            assert!(!line.is_empty(), "closed without a closing line");
-            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-            if value["command"] == "closing" {
-                return value["code"].as_u64().expect("a code");
-            }
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_unicast_reaches_its_user_alone_and_a_broadcast_everyone() {
@@ -208,126 +58,6 @@ async fn messages_arrive_in_the_order_in_which_they_were_handed_over() {
     for n in 0..2000 {
         assert_eq!(client.line().await, format!("{{\"n\":{n}}}"));
     }
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_read_is_closed_and_delays_nobody() {
-    let lobby = Lobby::start(|c| {
-        c.shards = 1;
-        c.outbox_bytes = 64 << 10;
-        c.close_grace = Duration::from_millis(200);
-    })
-    .await;
-    let slow = lobby.connect(1, Transport::Tcp).await;
-    let mut quick = lobby.client(2).await;
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    let mut sent = 0;
-    while lobby.sessions.stats().overflows == 0 {
-        lobby.broadcast(&json);
-        sent += 1;
-        assert_eq!(quick.line().await, json, "message {sent}");
-        assert!(sent < 100_000, "the outbox has no limit");
-        assert!(lobby.sessions.stats().queued_bytes <= (64 << 10) + json.len() as u64 + 512);
-    }
-    lobby.until("the slow session is gone", |s| s.sessions == [1, 0] && s.queued_bytes == 0).await;
-    lobby.broadcast("{}");
-    assert_eq!(quick.line().await, "{}");
-    drop(slow);
-}
-
-#[tokio::test]
-async fn when_all_outboxes_together_hold_too_much_the_slowest_goes_first() {
-    let lobby = Lobby::start(|c| {
-        c.shards = 1;
-        c.outbox_total_bytes = 1 << 20;
-        c.close_grace = Duration::from_millis(200);
-    })
-    .await;
-    let _slowest = lobby.connect(1, Transport::Tcp).await;
-    let mut slower = Client { stream: BufReader::new(lobby.connect(2, Transport::Tcp).await) };
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    // The kernel's own buffers fill first: then one of them falls behind by a little, the other by much.
-    while lobby.sessions.stats().queued_bytes < 64 << 10 {
-        lobby.broadcast(&json).wait().await;
-    }
-    let start = Instant::now();
-    while lobby.sessions.stats().shed == 0 {
-        assert!(start.elapsed() < PATIENCE, "nobody was closed: {:?}", lobby.sessions.stats());
-        assert_eq!(lobby.sessions.stats().overflows, 0, "its own outbox was full first");
-        // Half as much again as the limit stays there until the client has lagged long enough.
-        if lobby.sessions.meter().live_bytes() < 3 << 19 {
-            lobby.unicast(1, &json).wait().await;
-        } else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-    lobby.until("the slowest is gone", |s| s.sessions == [1, 0] && s.shed == 1).await;
-    assert!(lobby.sessions.meter().live_bytes() <= 1 << 20);
-    lobby.unicast(2, "{\"still\":\"here\"}");
-    while slower.line().await != "{\"still\":\"here\"}" {}
-}
-
-#[tokio::test]
-async fn a_large_message_that_many_share_is_counted_once_and_costs_nobody_the_session() {
-    let lobby = Lobby::start(|c| c.outbox_total_bytes = 20 << 20).await;
-    let mut clients = Vec::new();
-    for user in 0..8 {
-        clients.push(lobby.client(user).await);
-    }
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(4 << 20));
-    lobby.broadcast(&json).wait().await;
-    assert!(
-        lobby.sessions.stats().queued_bytes > 6 << 20,
-        "the kernel took it all: a larger message is needed"
-    );
-    for client in &mut clients {
-        assert_eq!(client.line().await.len(), json.len());
-    }
-    assert_eq!((lobby.sessions.stats().shed, lobby.sessions.stats().sessions), (0, [8, 0]));
-}
-
-#[tokio::test]
-async fn a_client_that_never_stops_talking_does_not_keep_its_shard_from_the_others() {
-    let lobby = Lobby::start(|c| c.shards = 1).await;
-    let talker = lobby.connect(1, Transport::Tcp).await;
-    let (mut reads, mut writes) = talker.into_split();
-    let reading = tokio::spawn(async move {
-        let mut scratch = vec![0; 1 << 16];
-        while reads.read(&mut scratch).await.is_ok_and(|count| count > 0) {}
-    });
-    let talking = tokio::spawn(async move {
-        let pings = "{\"command\":\"ping\"}\n".repeat(4096);
-        while writes.write_all(pings.as_bytes()).await.is_ok() {}
-    });
-    let mut quiet = lobby.client(2).await;
-    for n in 0..200 {
-        let json = format!("{{\"n\":{n}}}");
-        lobby.unicast(2, &json);
-        assert_eq!(quiet.line().await, json);
-    }
-    talking.abort();
-    reading.abort();
-}
-
-#[tokio::test]
-async fn a_client_that_takes_a_little_now_and_then_is_closed_at_the_write_deadline() {
-    let lobby = Lobby::start(|c| {
-        c.write_timeout = Duration::from_millis(300);
-        c.ping_interval = Duration::from_secs(3600);
-    })
-    .await;
-    let mut trickle = lobby.connect(1, Transport::Tcp).await;
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    while lobby.sessions.stats().queued_bytes < 1 << 20 {
-        lobby.broadcast(&json).wait().await;
-    }
-    let mut byte = [0; 1];
-    let start = Instant::now();
-    while lobby.sessions.stats().sessions != [0, 0] {
-        assert!(start.elapsed() < PATIENCE, "never closed");
-        let _ = timeout(Duration::from_millis(10), trickle.read(&mut byte)).await;
-    }
-    assert_eq!(lobby.sessions.stats().overflows, 0, "it was the deadline");
 }
 
 #[tokio::test]
@@ -375,52 +105,6 @@ async fn a_ticket_is_held_until_the_shard_has_queued_the_message() {
     for ticket in tickets.iter().chain(&stalled) {
         ticket.wait().await;
     }
-}
-
-#[tokio::test]
-async fn a_slow_client_that_reads_at_last_finds_whole_lines_and_the_reason() {
-    let lobby = Lobby::start(|c| c.outbox_bytes = 32 << 10).await;
-    let mut slow = Client { stream: BufReader::new(lobby.connect(1, Transport::Tcp).await) };
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    while lobby.sessions.stats().overflows == 0 {
-        lobby.broadcast(&json).wait().await;
-    }
-    assert!(slow.line().await.contains("welcome"));
-    let mut line = slow.line().await;
-    while line == json {
-        line = slow.line().await;
-    }
-    assert!(line.contains("\"code\":4000") && line.contains("retry_after_ms"), "{line}");
-    assert_eq!(slow.line().await, "");
-}
-
-#[tokio::test]
-async fn dropping_the_oldest_keeps_the_client_and_the_newest() {
-    let lobby = Lobby::start(|c| {
-        c.outbox_bytes = 32 << 10;
-        c.overflow = OverflowPolicy::DropOldest;
-    })
-    .await;
-    let mut slow = lobby.client(1).await;
-    let mut last = String::new();
-    let mut n = 0;
-    while lobby.sessions.stats().dropped_oldest < 10 {
-        last = format!("{{\"n\":{n},\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-        lobby.broadcast(&last).wait().await;
-        n += 1;
-    }
-    let mut seen = -1;
-    loop {
-        let line = slow.line().await;
-        let value: serde_json::Value = serde_json::from_str(&line).expect("whole lines only");
-        let number = value["n"].as_i64().expect("a number");
-        assert!(number > seen, "order is kept");
-        seen = number;
-        if line == last {
-            break;
-        }
-    }
-    assert_eq!(lobby.sessions.stats().sessions, [1, 0]);
 }
 
 #[tokio::test]
