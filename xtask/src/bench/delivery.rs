@@ -8,7 +8,7 @@ use super::{
     body::To,
     driver::{self, now},
     process::Usage,
-    subject::Running,
+    subject::{Running, Subject},
 };
 
 /// How long nothing may come before what is missing counts as lost.
@@ -107,6 +107,10 @@ impl Load {
             ("publisher_cpu_us_per_message", (own.cpu() - driver) as f64 / 1e3 / self.messages as f64),
             ("resident_mib", server.resident_bytes as f64 / f64::from(1 << 20)),
         ]);
+        // The other floor calls `send`, once for each, which the kernel does not count.
+        if running.subject == Subject::FloorWritev {
+            figures.insert("messages_per_write", deliveries / server.write_calls.max(1) as f64);
+        }
         if running.lobby().is_some() {
             let calls = written.system_calls - written_before.system_calls;
             let messages = written.messages - written_before.messages;

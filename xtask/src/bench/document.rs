@@ -70,7 +70,7 @@ fn method(plan: &Plan) -> String {
         "## How it is measured\n\
          - *floor write* and *floor writev* are a process of the benchmark's own that takes the same messages from a \
          plain connection, without a broker, and writes them with blocking calls: one for each delivery, or one for all \
-         that waits for a client. They run in the same repetition as the lobby, with the same clients.\n\
+         that waits for a client, 200 messages at most (the lobby's prefetch). They run in the same repetition as the lobby, with the same clients.\n\
          - *paced*: 20 broadcasts, or 1,000 unicasts, a second for {:?}. *saturated*: as fast as it goes, until {} \
          deliveries.\n\
          - Every delivery is checked for loss, order and content, byte by byte; the first that is wrong fails the \

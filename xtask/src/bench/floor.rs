@@ -19,6 +19,8 @@ use super::body::BODY_LEN;
 const LINE: usize = BODY_LEN + 1;
 /// Length of a record.
 const RECORD: usize = 4 + LINE;
+/// Messages taken in at a time: as many as the broker sends a lobby ahead of its acks, by default.
+const MOST_WAITING: usize = 200;
 /// Slices that one system call takes at most (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
@@ -90,7 +92,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
     let mut count = [0; 4];
     intake.read_exact(&mut count).context("how many clients")?;
     let mut clients = accept(&door, u32::from_le_bytes(count) as usize)?;
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; RECORD * MOST_WAITING];
     let mut filled = 0;
     loop {
         let count = intake.read(&mut buffer[filled..]).context("read the intake")?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::codec::Codec;
 use crate::token;
@@ -106,6 +106,8 @@ fn dial(address: SocketAddr, user: u32) -> anyhow::Result<TcpStream> {
     socket.connect(&address.into()).with_context(|| format!("connect to {address}"))?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
+    // Closed by a reset: thousands of ports in TIME_WAIT would be in the way of the next population and its broker.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)

@@ -18,6 +18,8 @@ pub(super) struct Usage {
     /// Times that any thread gave up its CPU, by itself or not.
     pub(super) switches: u64,
     pub(super) resident_bytes: u64,
+    /// Calls of `write` and its kin.
+    pub(super) write_calls: u64,
 }
 
 impl Usage {
@@ -34,6 +36,8 @@ impl Usage {
             usage.switches += switches(&path).unwrap_or(0);
         }
         usage.resident_bytes = resident(&process)?;
+        let io = fs::read_to_string(format!("{process}/io")).unwrap_or_default();
+        usage.write_calls = field(&io, "syscw:").unwrap_or(0);
         Ok(usage)
     }
 
@@ -57,6 +61,7 @@ impl Usage {
             system_ticks: self.system_ticks.saturating_sub(before.system_ticks),
             switches: self.switches.saturating_sub(before.switches),
             resident_bytes: self.resident_bytes,
+            write_calls: self.write_calls.saturating_sub(before.write_calls),
         }
     }
 

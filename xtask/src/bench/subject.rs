@@ -64,6 +64,7 @@ pub(super) struct Workshop {
 /// A subject that serves.
 #[derive(Debug)]
 pub(super) struct Running {
+    pub(super) subject: Subject,
     pub(super) driver: Driver,
     server: Server,
     source: Source,
@@ -102,7 +103,8 @@ impl Running {
             Subject::LobbyTcp | Subject::LobbyWebSocket => start_lobby(door, workshop).await?,
         };
         let driver = Driver::start(door.codec())?;
-        let mut running = Self { driver, server, source, door, address, broadcasts: 0, unicasts: Vec::new() };
+        let mut running =
+            Self { subject, driver, server, source, door, address, broadcasts: 0, unicasts: Vec::new() };
         running.connect(1..clients + 1).await?;
         Ok(running)
     }
