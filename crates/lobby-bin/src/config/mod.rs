@@ -8,4 +8,4 @@ mod value;
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use print::{default_file, effective, markdown_table};
 pub use settings::Config;
-pub use value::{Address, LogFormat, Secret, parse_duration};
+pub use value::{Address, LogFormat, Secret, parse_duration, without_login};

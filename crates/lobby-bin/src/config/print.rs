@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{
     load::Loaded,
     settings::{SETTINGS, Setting},
+    value::without_login,
 };
 
 /// A commented file that sets every key to its default.
@@ -29,6 +30,7 @@ pub fn effective(loaded: &Loaded) -> String {
     let shown = |setting: &Setting, value: &str| match (setting.name().as_str(), setting.secret) {
         ("broker.url", _) => loaded.config.broker_url.to_string(),
         ("instance.name", _) => loaded.config.instance_name.as_str().to_owned(),
+        ("auth.jwks", _) => without_login(value),
         (_, true) if value.is_empty() => "(none)".to_owned(),
         (_, true) => "***".to_owned(),
         (_, false) => value.to_owned(),

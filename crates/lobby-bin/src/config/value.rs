@@ -117,6 +117,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// A URL, or a file's path, without the user and password that may stand in a URL.
+pub fn without_login(location: &str) -> String {
+    let Some((scheme, rest)) = location.split_once("://") else { return location.to_owned() };
+    let authority = rest.find('/').unwrap_or(rest.len());
+    match rest[..authority].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => location.to_owned(),
+    }
+}
+
 /// Parses `250ms`, `30s`, `10m`, `1h`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<u32>().ok().map(|s| Duration::from_secs(s.into()));
@@ -150,6 +160,17 @@ mod tests {
             ("10.0.0.1:1", true),
         ] {
             assert_eq!(text.parse::<Address>().map(Address::is_beyond_loopback), Ok(beyond), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_login_in_a_url_does_not_show() {
+        for (location, shown) in [
+            ("https://u:hunter2@id.example/jwks?x=@", "https://***@id.example/jwks?x=@"),
+            ("https://id.example/a@b", "https://id.example/a@b"),
+            ("/etc/lobby/jwks.json", "/etc/lobby/jwks.json"),
+        ] {
+            assert_eq!(without_login(location), shown);
         }
     }
 

@@ -17,6 +17,8 @@ use jsonwebtoken::{
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
+use crate::config::without_login;
+
 /// A key set larger than this is not taken.
 const MAX_BYTES: usize = 1 << 20;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,14 +64,19 @@ impl Jwks {
             Source::File(location.into())
         };
         let jwks = Self { source, keys: ArcSwap::default(), asked: Mutex::new(None) };
+        let shown = without_login(location);
         match (jwks.refresh().await, &jwks.source) {
             (Err(error), Source::File(path)) => {
                 return Err(error.context(format!("`auth.jwks` = {}", path.display())));
             }
             (Err(error), Source::Url { .. }) => {
-                warn!(%location, error = format!("{error:#}"), "key set not available yet; logins fail until it is");
+                warn!(
+                    location = shown,
+                    error = format!("{error:#}"),
+                    "key set not available yet; logins fail until it is"
+                );
             }
-            (Ok(count), _) => info!(%location, keys = count, "key set read"),
+            (Ok(count), _) => info!(location = shown, keys = count, "key set read"),
         }
         Ok(jwks)
     }
@@ -124,9 +131,12 @@ impl Jwks {
 }
 
 async fn fetch(client: &reqwest::Client, url: &reqwest::Url) -> anyhow::Result<Vec<u8>> {
-    let mut response = client.get(url.clone()).send().await?.error_for_status()?;
+    // The URL may hold a login, and the error goes to the log.
+    let bare = reqwest::Error::without_url;
+    let mut response =
+        client.get(url.clone()).send().await.and_then(|r| r.error_for_status()).map_err(bare)?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(chunk) = response.chunk().await.map_err(bare)? {
         ensure!(bytes.len() + chunk.len() <= MAX_BYTES, "the key set is larger than {MAX_BYTES} bytes");
         bytes.extend_from_slice(&chunk);
     }
