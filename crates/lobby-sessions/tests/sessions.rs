@@ -3,7 +3,10 @@
 mod rig;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -73,36 +76,42 @@ async fn a_connection_holds_its_place_until_it_has_ended() {
 }
 
 /// Keeps the shard's thread busy for as long as the test holds the lock.
-struct Stalling(Arc<Mutex<()>>);
+struct Stalling {
+    lock: Arc<Mutex<()>>,
+    stalled: Arc<AtomicBool>,
+}
 
 impl Authenticator for Stalling {
     fn authenticate<'a>(&'a self, _: &'a str) -> Verdict<'a> {
-        drop(self.0.lock().expect("not poisoned"));
+        self.stalled.store(true, SeqCst);
+        drop(self.lock.lock().expect("not poisoned"));
         Box::pin(async { Err(Refused("not now".to_owned())) })
     }
 }
 
 #[tokio::test]
 async fn a_ticket_is_held_until_the_shard_has_queued_the_message() {
-    let stall = Arc::new(Mutex::new(()));
+    let (lock, stalled) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
     let config = SessionsConfig { shards: 1, ..SessionsConfig::default() };
-    let sessions = Sessions::start(config, Arc::new(Stalling(Arc::clone(&stall)))).expect("threads");
+    let authenticator = Stalling { lock: Arc::clone(&lock), stalled: Arc::clone(&stalled) };
+    let sessions = Sessions::start(config, Arc::new(authenticator)).expect("threads");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let lobby = Lobby { sessions: Arc::new(sessions), listener };
     let mut client = lobby.client(1).await;
-    let held = stall.lock().expect("not poisoned");
+    let held = lock.lock().expect("not poisoned");
     client.stream.get_mut().try_write(b"{\"command\":\"auth\",\"token\":\"x\"}\n").expect("written");
-    // The shard takes one batch at a time: after this one it reads the token, and stalls.
+    let start = Instant::now();
+    while !stalled.load(SeqCst) {
+        assert!(start.elapsed() < PATIENCE, "the token was never looked at");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let tickets = [lobby.broadcast("{\"n\":1}"), lobby.unicast(1, "{\"n\":2}"), lobby.unicast(9, "{}")];
-    std::thread::sleep(Duration::from_millis(200));
-    let stalled = [lobby.broadcast("{\"n\":3}"), lobby.unicast(1, "{\"n\":4}"), lobby.unicast(9, "{}")];
-    std::thread::sleep(Duration::from_millis(100));
     assert!(
-        stalled.iter().all(|ticket| !*ticket.0.lock().expect("not poisoned")),
+        tickets.iter().all(|ticket| !*ticket.0.lock().expect("not poisoned")),
         "settled before it was queued"
     );
     drop(held);
-    for ticket in tickets.iter().chain(&stalled) {
+    for ticket in &tickets {
         ticket.wait().await;
     }
 }
