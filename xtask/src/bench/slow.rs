@@ -74,7 +74,7 @@ pub(super) async fn measure(
     ]))
 }
 
-/// The lobby's default of `sessions.outbox_bytes`.
+/// `sessions.outbox_bytes` of the lobby under test, as `subject` sets it.
 pub(super) const fn outbox_limit() -> u64 {
     1 << 20
 }

@@ -206,7 +206,7 @@ async fn start_lobby(door: Door, workshop: &Workshop) -> anyhow::Result<(Server,
 }
 
 /// What the lobby is told beyond its defaults, for the report too.
-pub(super) fn settings() -> [(&'static str, &'static str); 8] {
+pub(super) fn settings() -> [(&'static str, &'static str); 9] {
     [
         ("LOBBY_INSTANCE__NAME", "bench"),
         ("LOBBY_LISTEN__TCP", "127.0.0.1:0"),
@@ -214,6 +214,8 @@ pub(super) fn settings() -> [(&'static str, &'static str); 8] {
         ("LOBBY_LISTEN__ADMIN", "127.0.0.1:0"),
         ("LOBBY_AUTH__SECRET", SECRET),
         ("LOBBY_SESSIONS__PING_INTERVAL", "1h"),
+        // What `slow` expects; small enough that a client which stops reading is closed within the run.
+        ("LOBBY_SESSIONS__OUTBOX_BYTES", "1MiB"),
         ("LOBBY_LOG__FORMAT", "json"),
         ("LOBBY_LOG__LEVEL", "info,lobby_sessions=warn"),
     ]
