@@ -15,8 +15,10 @@ use super::{
 
 /// Broadcasts in one burst. The readers catch up after each, so that only who stopped falls behind.
 const BURST: u64 = 500;
-/// Bursts until the stopped sockets must be full; what the kernel buffers is a few MiB each.
-const MAX_BURSTS: u64 = 60;
+/// Bursts until the stopped sockets and outboxes must be full; what the kernel buffers is several MiB each.
+const MAX_BURSTS: u64 = 200;
+/// What must wait in outboxes before some count as not reading. Frames that many wait for may be counted once.
+const MUST_WAIT_BYTES: u64 = 64 << 10;
 
 /// Runs all stages; `messages` broadcasts in each paced one.
 pub(super) async fn measure(
@@ -36,7 +38,7 @@ pub(super) async fn measure(
     let others = Load { audience: Audience::Everyone { readers: clients - stopped }, ..paced };
     let burst = Load { messages: BURST, pace: None, ..others };
     let mut bursts = 0;
-    while queued(&running).await? < 64 * 1024 * u64::from(stopped) {
+    while queued(&running).await? < MUST_WAIT_BYTES {
         ensure!(bursts < MAX_BURSTS, "the stopped clients' sockets took {} messages", bursts * BURST);
         burst.deliver(&mut running).await.context("fill the stopped clients' sockets")?;
         bursts += 1;
@@ -47,7 +49,11 @@ pub(super) async fn measure(
 
     let mut resident_most = resident_then;
     while closed(&running).await? < u64::from(stopped) {
-        ensure!(bursts < MAX_BURSTS, "the lobby kept clients that do not read");
+        ensure!(
+            bursts < MAX_BURSTS,
+            "after {} messages the lobby still kept clients that do not read",
+            bursts * BURST
+        );
         burst.deliver(&mut running).await.context("overflow the stopped clients' outboxes")?;
         resident_most = resident_most.max(Usage::of(running.pid())?.resident_bytes);
         bursts += 1;
@@ -71,6 +77,7 @@ pub(super) async fn measure(
         ("resident_mib", mib(resident_then)),
         ("resident_most_mib", mib(resident_most)),
         ("closed_too_slow", ended as f64),
+        ("messages_until_closed", (bursts * BURST) as f64),
     ]))
 }
 
