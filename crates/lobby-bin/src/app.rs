@@ -13,6 +13,7 @@ use notify_amqp::{
 use notify_protocol::{Limits, UserId};
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -270,7 +271,7 @@ fn start_sessions(
         inbox_capacity: usize::from(config.prefetch) + defaults.inbox_capacity,
         ..defaults
     };
-    let sessions = Sessions::start(sessions, authenticator).context("start the sessions' threads")?;
+    let sessions = Sessions::start(sessions, authenticator, &Handle::current()).context("start the sessions' threads")?;
     Ok(Arc::new(sessions))
 }
 

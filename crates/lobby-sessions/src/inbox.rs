@@ -1,17 +1,18 @@
 //! The way from the consumer's thread to a shard: bounded, in order, taken whole.
 //!
-//! A shard takes all that waits in one lock, so that the busier it is, the more messages share a write.
+//! A shard takes all that waits in one lock, so that the busier it is, the more messages share a write. It is woken
+//! only when it sleeps: a wake-up is a system call.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use mio::Waker;
 
-/// A queue from many threads to one task.
+/// A queue from many threads to one event loop.
 #[derive(Debug)]
 pub(crate) struct Inbox<T> {
     state: Mutex<State<T>>,
     has_room: Condvar,
-    has_items: Notify,
+    bell: Waker,
     capacity: usize,
 }
 
@@ -19,16 +20,30 @@ pub(crate) struct Inbox<T> {
 struct State<T> {
     items: Vec<T>,
     closed: bool,
+    /// The taker found nothing and waits for its event queue, or is about to.
+    sleeping: bool,
+    /// Rung while the taker was awake.
+    rung: bool,
+}
+
+/// What the taker found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Items, all that waited.
+    Items,
+    /// No items, but a ring since the last look.
+    Ring,
+    /// Nothing. The taker may sleep: the next item or ring wakes its event queue.
+    Nothing,
+    /// Closed and empty.
+    Closed,
 }
 
 impl<T> Inbox<T> {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            state: Mutex::new(State { items: Vec::new(), closed: false }),
-            has_room: Condvar::new(),
-            has_items: Notify::new(),
-            capacity,
-        }
+    /// An inbox for `capacity` items whose taker is woken by `bell`.
+    pub(crate) fn new(capacity: usize, bell: Waker) -> Self {
+        let state = State { items: Vec::new(), closed: false, sleeping: false, rung: false };
+        Self { state: Mutex::new(state), has_room: Condvar::new(), bell, capacity }
     }
 
     /// Adds an item; a full inbox makes the calling thread wait, which is what slows the broker down.
@@ -38,42 +53,54 @@ impl<T> Inbox<T> {
         while state.items.len() >= self.capacity && !state.closed {
             state = self.has_room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.closed {
-            return;
+        if !state.closed {
+            state.items.push(item);
+            self.wake(state);
         }
-        state.items.push(item);
-        let was_empty = state.items.len() == 1;
+    }
+
+    /// Makes the taker look up from its sleep, or not fall asleep: there is something elsewhere.
+    pub(crate) fn ring(&self) {
+        let mut state = self.lock();
+        state.rung = true;
+        self.wake(state);
+    }
+
+    /// Moves everything that waits into `batch`, which must be empty.
+    pub(crate) fn take(&self, batch: &mut Vec<T>) -> Taken {
+        debug_assert!(batch.is_empty(), "what was taken before is done with");
+        let mut state = self.lock();
+        std::mem::swap(&mut state.items, batch);
+        let rung = std::mem::take(&mut state.rung);
+        let taken = match (batch.is_empty(), state.closed, rung) {
+            (false, ..) => Taken::Items,
+            (true, true, _) => Taken::Closed,
+            (true, false, true) => Taken::Ring,
+            (true, false, false) => Taken::Nothing,
+        };
+        state.sleeping = taken == Taken::Nothing;
+        let was_full = batch.len() >= self.capacity;
         drop(state);
-        if was_empty {
-            self.has_items.notify_one();
+        if was_full {
+            self.has_room.notify_all();
         }
+        taken
     }
 
-    /// Moves everything that waits into `batch`, which must be empty; waits for an item when there is none.
-    /// Returns false when the inbox is closed and empty.
-    pub(crate) async fn take(&self, batch: &mut Vec<T>) -> bool {
-        loop {
-            let closed = {
-                let mut state = self.lock();
-                std::mem::swap(&mut state.items, batch);
-                state.closed
-            };
-            if !batch.is_empty() {
-                self.has_room.notify_all();
-                return true;
-            }
-            if closed {
-                return false;
-            }
-            self.has_items.notified().await;
-        }
-    }
-
-    /// Lets [`Inbox::take`] end once it has taken what waits, and [`Inbox::push`] return at once.
+    /// Lets the taker find [`Taken::Closed`] once it has taken what waits, and [`Inbox::push`] return at once.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
         self.has_room.notify_all();
-        self.has_items.notify_one();
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
+        if std::mem::take(&mut state.sleeping) {
+            drop(state);
+            // It cannot fail while the event queue is there; if it did, the next sweep would look in.
+            let _ = self.bell.wake();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -83,45 +110,95 @@ impl<T> Inbox<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, thread, time::Duration};
+
+    use mio::{Events, Poll, Token};
 
     use super::*;
 
-    #[tokio::test]
-    async fn everything_that_waits_is_taken_at_once_and_in_order() {
-        let inbox = Inbox::new(10);
+    const BELL: Token = Token(7);
+
+    fn inbox(capacity: usize) -> (Inbox<u32>, Poll) {
+        let poll = Poll::new().expect("an event queue");
+        let bell = Waker::new(poll.registry(), BELL).expect("a waker");
+        (Inbox::new(capacity, bell), poll)
+    }
+
+    fn rings(poll: &mut Poll, within: Duration) -> usize {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(within)).expect("polled");
+        events.iter().filter(|event| event.token() == BELL).count()
+    }
+
+    #[test]
+    fn everything_that_waits_is_taken_at_once_and_in_order() {
+        let (inbox, _poll) = inbox(10);
         (0..5).for_each(|n| inbox.push(n));
         let mut batch = Vec::new();
-        assert!(inbox.take(&mut batch).await);
+        assert_eq!(inbox.take(&mut batch), Taken::Items);
         assert_eq!(batch, [0, 1, 2, 3, 4]);
     }
 
-    #[tokio::test]
-    async fn a_full_inbox_makes_the_sender_wait_until_the_shard_has_taken() {
-        let inbox = Arc::new(Inbox::new(2));
-        let sender = std::thread::spawn({
+    #[test]
+    fn only_a_taker_that_found_nothing_is_woken_and_only_once() {
+        let (inbox, mut poll) = inbox(10);
+        let mut batch = Vec::new();
+        inbox.push(1);
+        assert_eq!(rings(&mut poll, Duration::ZERO), 0, "nobody slept");
+        assert_eq!(inbox.take(&mut batch), Taken::Items);
+        batch.clear();
+        assert_eq!(inbox.take(&mut batch), Taken::Nothing);
+        inbox.push(2);
+        assert_eq!(rings(&mut poll, Duration::from_secs(20)), 1);
+        inbox.push(3);
+        assert_eq!(rings(&mut poll, Duration::ZERO), 0, "woken already");
+    }
+
+    #[test]
+    fn a_ring_is_seen_whether_the_taker_sleeps_or_not() {
+        let (inbox, mut poll) = inbox(10);
+        let mut batch = Vec::new();
+        inbox.ring();
+        assert_eq!((inbox.take(&mut batch), inbox.take(&mut batch)), (Taken::Ring, Taken::Nothing));
+        inbox.ring();
+        assert_eq!(rings(&mut poll, Duration::from_secs(20)), 1);
+        assert_eq!((inbox.take(&mut batch), inbox.take(&mut batch)), (Taken::Ring, Taken::Nothing));
+    }
+
+    #[test]
+    fn a_full_inbox_makes_the_sender_wait_until_the_shard_has_taken() {
+        let (inbox, mut poll) = inbox(2);
+        let inbox = Arc::new(inbox);
+        let sender = thread::spawn({
             let inbox = Arc::clone(&inbox);
             move || (0..100).for_each(|n| inbox.push(n))
         });
         let (mut all, mut batch) = (Vec::new(), Vec::new());
         while all.len() < 100 {
-            assert!(inbox.take(&mut batch).await);
-            assert!(batch.len() <= 2, "never more than the capacity waits");
+            match inbox.take(&mut batch) {
+                Taken::Nothing => assert!(rings(&mut poll, Duration::from_secs(20)) > 0, "an item wakes"),
+                _ => assert!(batch.len() <= 2, "never more than the capacity waits"),
+            }
             all.append(&mut batch);
         }
         sender.join().expect("the sender ends");
         assert_eq!(all, (0..100).collect::<Vec<_>>());
     }
 
-    #[tokio::test]
-    async fn closing_ends_the_taker_after_the_last_item_and_releases_a_waiting_sender() {
-        let inbox = Inbox::new(1);
+    #[test]
+    fn closing_ends_the_taker_after_the_last_item_and_releases_a_waiting_sender() {
+        let (inbox, _poll) = inbox(1);
+        let inbox = Arc::new(inbox);
         inbox.push(1);
+        let sender = thread::spawn({
+            let inbox = Arc::clone(&inbox);
+            move || inbox.push(2)
+        });
         inbox.close();
-        inbox.push(2);
+        sender.join().expect("the sender ends");
         let mut batch = Vec::new();
-        assert!(inbox.take(&mut batch).await);
+        assert_eq!(inbox.take(&mut batch), Taken::Items);
         assert_eq!(std::mem::take(&mut batch), [1]);
-        assert!(!inbox.take(&mut batch).await);
+        assert_eq!(inbox.take(&mut batch), Taken::Closed);
     }
 }

@@ -20,9 +20,10 @@ mod inbox;
 mod line;
 mod log_gate;
 mod outbox;
-mod reader;
+
 mod registry;
 pub mod reply;
+mod run;
 mod session;
 mod sessions;
 mod shard;

@@ -35,13 +35,6 @@ pub(crate) struct Outbox {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// What one write finished.
-#[derive(Debug, PartialEq, Eq, Default)]
-pub(crate) struct Progress {
-    pub(crate) frames: u64,
-    pub(crate) bytes: u64,
-}
-
 impl Outbox {
     pub(crate) fn new(transport: Transport, max_bytes: usize) -> Self {
         Self { transport, frames: VecDeque::new(), sent_of_first: 0, bytes: 0, max_bytes }
@@ -66,8 +59,16 @@ impl Outbox {
         }
     }
 
+    /// Begins an empty outbox with a frame of which `sent` bytes are sent.
+    pub(crate) fn push_rest(&mut self, frame: &Frame, sent: usize) {
+        debug_assert!(self.frames.is_empty() && self.sent_of_first == 0, "the rest of a frame comes first");
+        self.push_beyond_limit(frame);
+        self.bytes -= sent;
+        self.sent_of_first = sent;
+    }
+
     /// Drops the oldest frames that are not partly sent until `frame` fits; returns how many were dropped.
-    pub(crate) fn make_room(&mut self, frame: &Frame) -> u64 {
+    pub(crate) fn make_room(&mut self, frame: &Frame) -> usize {
         let len = self.transport.bytes(frame).len();
         let first_whole = usize::from(self.sent_of_first > 0);
         let mut dropped = 0;
@@ -85,20 +86,29 @@ impl Outbox {
         self.bytes = self.frames.front().map_or(0, |f| self.transport.bytes(f).len() - self.sent_of_first);
     }
 
-    /// Fills `slices` with what is to be written next; returns how many were filled.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
-        let mut filled = 0;
+    /// What is to be written when only one frame waits.
+    pub(crate) fn single(&self) -> Option<&[u8]> {
+        match self.frames.as_slices() {
+            ([frame], []) | ([], [frame]) => Some(&self.transport.bytes(frame)[self.sent_of_first..]),
+            _ => None,
+        }
+    }
+
+    /// Fills `slices` with what is to be written next; returns how many were filled, and their bytes.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> (usize, usize) {
+        let (mut filled, mut bytes) = (0, 0);
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
             let skip = if filled == 0 { self.sent_of_first } else { 0 };
             *slice = IoSlice::new(&self.transport.bytes(frame)[skip..]);
             filled += 1;
+            bytes += slice.len();
         }
-        filled
+        (filled, bytes)
     }
 
-    /// The socket took `written` bytes.
-    pub(crate) fn advance(&mut self, written: usize) -> Progress {
-        let mut progress = Progress { frames: 0, bytes: written as u64 };
+    /// The socket took `written` bytes; returns how many frames that finished.
+    pub(crate) fn advance(&mut self, written: usize) -> usize {
+        let mut finished = 0;
         self.bytes -= written;
         self.sent_of_first += written;
         while let Some(first) = self.frames.front() {
@@ -108,12 +118,12 @@ impl Outbox {
             }
             self.sent_of_first -= len;
             self.frames.pop_front();
-            progress.frames += 1;
+            finished += 1;
         }
         if self.frames.is_empty() && self.frames.capacity() > KEEP_CAPACITY {
             self.frames = VecDeque::new();
         }
-        progress
+        finished
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -141,9 +151,12 @@ mod tests {
         let mut wire = Vec::new();
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let filled = outbox.slices(&mut slices);
-            let bytes: Vec<u8> =
-                slices[..filled].iter().flat_map(|s| s.iter().copied()).take(chunk).collect();
+            let (filled, offered) = outbox.slices(&mut slices);
+            let bytes: Vec<u8> = slices[..filled].iter().flat_map(|s| s.iter().copied()).collect();
+            assert_eq!(bytes.len(), offered);
+            let single = outbox.single().map(<[u8]>::to_vec);
+            assert_eq!(single, (filled == 1).then(|| bytes.clone()));
+            let bytes: Vec<u8> = bytes.into_iter().take(chunk).collect();
             wire.extend_from_slice(&bytes);
             outbox.advance(bytes.len());
         }

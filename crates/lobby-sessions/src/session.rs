@@ -1,20 +1,20 @@
 //! One logged-in client: its socket, its outbox, and where it stands between login and farewell.
 
 use std::{
-    cell::{Cell, RefCell},
-    io::{self, IoSlice},
+    io::{self, IoSlice, Write},
     net::SocketAddr,
-    sync::atomic::Ordering::Relaxed,
     time::Instant,
 };
 
+use mio::net::TcpStream;
 use notify_protocol::UserId;
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, task::AbortHandle};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     CloseReason, Frame, Identity, Inbound, Transport,
     outbox::{Full, MAX_SLICES, Outbox},
     registry::Key,
+    run::{Run, Sent},
     stats::ShardStats,
 };
 
@@ -35,7 +35,7 @@ pub struct Admission {
     pub permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Open → Draining → Lingering → Closed; a lost connection closes directly.
+/// Open → Draining → Lingering → gone; a session whose connection is lost is gone at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// Notifications may be queued.
@@ -44,8 +44,6 @@ pub(crate) enum State {
     Draining { reason: CloseReason, deadline: Instant },
     /// All is written and our side is shut; the client should close.
     Lingering { reason: CloseReason, deadline: Instant },
-    /// Gone.
-    Closed,
 }
 
 /// What a write came to.
@@ -61,100 +59,158 @@ pub(crate) enum Flushed {
 
 pub(crate) struct Session {
     pub(crate) key: Key,
+    /// Tells this session from an earlier one with the same key.
+    pub(crate) serial: u64,
     pub(crate) user: UserId,
     pub(crate) login: Box<str>,
     pub(crate) transport: Transport,
     pub(crate) peer: SocketAddr,
     pub(crate) socket: TcpStream,
-    pub(crate) state: Cell<State>,
-    pub(crate) inbound: RefCell<Inbound>,
-    pub(crate) outbox: RefCell<Outbox>,
-    /// Whether the session is on its shard's list of those with something to write.
-    pub(crate) dirty: Cell<bool>,
-    pub(crate) last_inbound: Cell<Instant>,
-    pub(crate) unanswered_pings: Cell<u8>,
-    pub(crate) failed_logins: Cell<u8>,
-    pub(crate) expires_at: Cell<Option<u64>>,
+    pub(crate) state: State,
+    pub(crate) inbound: Inbound,
+    pub(crate) outbox: Outbox,
+    /// On its shard's list of those with something to write.
+    pub(crate) dirty: bool,
+    /// The socket took no more; the event queue says when it does again.
+    pub(crate) blocked: bool,
+    /// The client has shut its side: reads go on until they find the end.
+    pub(crate) hung_up: bool,
+    /// A token is being verified: what the client says after it waits.
+    pub(crate) verifying: bool,
+    pub(crate) unanswered_pings: u8,
+    pub(crate) failed_logins: u8,
+    pub(crate) last_inbound: Instant,
+    pub(crate) expires_at: Option<u64>,
     /// Since when the outbox has not been empty.
-    pub(crate) backlog_since: Cell<Option<Instant>>,
-    pub(crate) reader: Cell<Option<AbortHandle>>,
-    pub(crate) writer: Cell<Option<AbortHandle>>,
+    pub(crate) backlog_since: Option<Instant>,
     pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
     pub(crate) fn is_open(&self) -> bool {
-        self.state.get() == State::Open
+        self.state == State::Open
     }
 
-    pub(crate) fn queue(&self, frame: &Frame, stats: &ShardStats) -> Result<(), Full> {
+    pub(crate) fn queue(&mut self, frame: &Frame, stats: &ShardStats) -> Result<(), Full> {
         self.adjust_queue(stats, |outbox| outbox.push(frame))
     }
 
-    pub(crate) fn queue_last_words(&self, frame: &Frame, stats: &ShardStats) {
+    pub(crate) fn queue_last_words(&mut self, frame: &Frame, stats: &ShardStats) {
         self.adjust_queue(stats, |outbox| outbox.push_beyond_limit(frame));
     }
 
-    pub(crate) fn make_room(&self, frame: &Frame, stats: &ShardStats) {
-        let dropped = self.adjust_queue(stats, |outbox| outbox.make_room(frame));
-        stats.dropped_oldest.fetch_add(dropped, Relaxed);
+    /// Queues what the socket did not take of `frame`; the outbox must be empty.
+    pub(crate) fn queue_rest(&mut self, frame: &Frame, sent: usize, stats: &ShardStats) {
+        self.adjust_queue(stats, |outbox| outbox.push_rest(frame, sent));
     }
 
-    pub(crate) fn drop_unsent(&self, stats: &ShardStats) {
+    pub(crate) fn make_room(&mut self, frame: &Frame, stats: &ShardStats) {
+        let dropped = self.adjust_queue(stats, |outbox| outbox.make_room(frame));
+        stats.dropped_oldest.add(dropped);
+    }
+
+    pub(crate) fn drop_unsent(&mut self, stats: &ShardStats) {
         self.adjust_queue(stats, Outbox::drop_unsent);
     }
 
     /// Writes what waits, many messages to a system call, until the socket takes no more.
-    pub(crate) fn flush(&self, stats: &ShardStats) -> Flushed {
-        loop {
-            let written = {
-                let outbox = self.outbox.borrow();
-                if outbox.is_empty() {
-                    self.backlog_since.set(None);
-                    return Flushed::Empty;
-                }
+    pub(crate) fn flush(&mut self, stats: &ShardStats) -> Flushed {
+        while !self.outbox.is_empty() {
+            if self.blocked {
+                return Flushed::Blocked;
+            }
+            let written = if let Some(bytes) = self.outbox.single() {
+                write(&self.socket, &[IoSlice::new(bytes)], bytes.len())
+            } else {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                let filled = outbox.slices(&mut slices);
-                self.socket.try_write_vectored(&slices[..filled])
+                let (filled, bytes) = self.outbox.slices(&mut slices);
+                write(&self.socket, &slices[..filled], bytes)
             };
             match written {
-                Ok(count) => {
-                    let progress = self.adjust_queue(stats, |outbox| outbox.advance(count));
-                    stats.writes.fetch_add(1, Relaxed);
-                    stats.messages_written.fetch_add(progress.frames, Relaxed);
-                    stats.bytes_written.fetch_add(progress.bytes, Relaxed);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.backlog_since.get().is_none() {
-                        self.backlog_since.set(Some(Instant::now()));
+                Ok(Written { bytes, took_all }) => {
+                    let frames = self.adjust_queue(stats, |outbox| outbox.advance(bytes));
+                    if bytes > 0 {
+                        stats.wrote(frames, bytes);
                     }
-                    return Flushed::Blocked;
+                    if !took_all {
+                        self.block();
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Flushed::Broken,
             }
         }
+        self.backlog_since = None;
+        Flushed::Empty
     }
 
-    pub(crate) fn touch(&self, now: Instant) {
-        self.last_inbound.set(now);
-        self.unanswered_pings.set(0);
-    }
-
-    /// Stops the tasks that serve the connection. A task that calls this ends at its next wait.
-    pub(crate) fn stop_tasks(&self) {
-        for task in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            task.abort();
+    /// Writes `run` until the socket takes no more. The outbox must be empty. A lost connection shows at the next
+    /// write.
+    pub(crate) fn write_run(&mut self, run: &Run<'_>, stats: &ShardStats) -> Sent {
+        let mut sent = Sent::default();
+        for (part, offered) in run.parts() {
+            let Written { bytes, took_all } = write(&self.socket, part, offered).unwrap_or_default();
+            let before = sent.whole;
+            if took_all {
+                sent.whole += part.len();
+            } else {
+                sent.add_partial(part, bytes);
+            }
+            if bytes > 0 {
+                stats.wrote(sent.whole - before, bytes);
+            }
+            if !took_all {
+                self.block();
+                break;
+            }
         }
+        sent
+    }
+
+    /// The socket takes bytes again.
+    pub(crate) fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    fn block(&mut self) {
+        self.blocked = true;
+        self.backlog_since.get_or_insert_with(Instant::now);
+    }
+
+    pub(crate) fn touch(&mut self, now: Instant) {
+        self.last_inbound = now;
+        self.unanswered_pings = 0;
     }
 
     /// Changes the outbox and keeps the shard's count of queued bytes true.
-    fn adjust_queue<R>(&self, stats: &ShardStats, change: impl FnOnce(&mut Outbox) -> R) -> R {
-        let mut outbox = self.outbox.borrow_mut();
-        let before = outbox.bytes() as u64;
-        let result = change(&mut outbox);
-        // The sum over all sessions is never negative; each difference may be.
-        stats.queued_bytes.fetch_add((outbox.bytes() as u64).wrapping_sub(before), Relaxed);
+    fn adjust_queue<R>(&mut self, stats: &ShardStats, change: impl FnOnce(&mut Outbox) -> R) -> R {
+        let before = self.outbox.bytes();
+        let result = change(&mut self.outbox);
+        stats.queued_bytes.change(before, self.outbox.bytes());
         result
+    }
+}
+
+/// What a socket took in one system call.
+#[derive(Default)]
+struct Written {
+    bytes: usize,
+    /// False: the socket is full, and the event queue says when it has room again. A partial write says so as well
+    /// as one that is refused (epoll(7)).
+    took_all: bool,
+}
+
+/// Writes slices of `offered` bytes in all. A single one goes by `send`, which costs the kernel less than `writev`.
+fn write(mut socket: &TcpStream, slices: &[IoSlice<'_>], offered: usize) -> io::Result<Written> {
+    loop {
+        let written = match slices {
+            [single] => socket.write(single),
+            many => socket.write_vectored(many),
+        };
+        match written {
+            Ok(bytes) => return Ok(Written { bytes, took_all: bytes == offered }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -4,21 +4,24 @@ use std::{
     hash::BuildHasher,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
 use foldhash::fast::FixedState;
+use mio::{Poll, Waker};
 use notify_protocol::UserId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 use tracing::error;
 
 use crate::{
     Admission, Authenticator, Frame, FrameMeter, SessionStats, SessionsConfig,
     inbox::Inbox,
-    shard::{Control, Delivery, Shard, Target},
+    shard::{BELL, Delivery, Order, Shard, Surroundings, Target},
     stats::ShardStats,
 };
 
@@ -39,20 +42,24 @@ pub struct Sessions<T> {
 #[derive(Debug)]
 struct Door<T> {
     inbox: Arc<Inbox<Delivery<T>>>,
-    control: mpsc::Sender<Control>,
+    control: mpsc::Sender<Order>,
     stats: Arc<ShardStats>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<T: Clone + Send + 'static> Sessions<T> {
-    /// Starts the shards' threads.
+    /// Starts the shards' threads. Tokens of open sessions are verified on `runtime`.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue; the lobby cannot run then.
-    pub fn start(config: SessionsConfig, authenticator: Arc<dyn Authenticator>) -> io::Result<Self> {
+    pub fn start(
+        config: SessionsConfig,
+        authenticator: Arc<dyn Authenticator>,
+        runtime: &Handle,
+    ) -> io::Result<Self> {
         let (config, meter) = (Arc::new(config), Arc::default());
         let shards = (0..config.shards.max(1))
-            .map(|index| Door::open(index, &config, &authenticator, &meter))
+            .map(|index| Door::open(index, &config, &authenticator, &meter, runtime))
             .collect::<io::Result<_>>()?;
         Ok(Self { shards, config, meter })
     }
@@ -77,7 +84,7 @@ impl<T: Clone + Send + 'static> Sessions<T> {
     /// Hands over a connection that has logged in. The socket is closed if the shard is gone.
     pub async fn admit(&self, admission: Admission) {
         let door = self.door_of(admission.identity.user);
-        let _ = door.control.send(Control::Admit(Box::new(admission))).await;
+        door.order(Order::Admit(Box::new(admission))).await;
     }
 
     /// Closes every session with 1012 after what waits for it, and refuses new ones; returns how many had not
@@ -86,7 +93,7 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         let mut answers = Vec::new();
         for shard in &self.shards {
             let (done, answer) = oneshot::channel();
-            if shard.control.send(Control::Drain { within, done }).await.is_ok() {
+            if shard.order(Order::Drain { within, done }).await {
                 answers.push(answer);
             }
         }
@@ -138,28 +145,47 @@ impl<T: Send + 'static> Door<T> {
         config: &Arc<SessionsConfig>,
         authenticator: &Arc<dyn Authenticator>,
         meter: &Arc<FrameMeter>,
+        runtime: &Handle,
     ) -> io::Result<Self> {
-        let inbox = Arc::new(Inbox::new(config.inbox_capacity.max(1)));
+        let poll = Poll::new()?;
+        let bell = Waker::new(poll.registry(), BELL)?;
+        let inbox = Arc::new(Inbox::new(config.inbox_capacity.max(1), bell));
         let (control, orders) = mpsc::channel(CONTROL_CAPACITY);
         let stats = Arc::new(ShardStats::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let surroundings = Surroundings {
+            config: Arc::clone(config),
+            stats: Arc::clone(&stats),
+            meter: Arc::clone(meter),
+            authenticator: Arc::clone(authenticator),
+            runtime: runtime.clone(),
+            verdicts: control.clone(),
+            ring: Arc::new({
+                let inbox = Arc::clone(&inbox);
+                move || inbox.ring()
+            }),
+        };
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn({
-            let (inbox, config, stats) = (Arc::clone(&inbox), Arc::clone(config), Arc::clone(&stats));
-            let (authenticator, meter) = (Arc::clone(authenticator), Arc::clone(meter));
+            let inbox = Arc::clone(&inbox);
             move || {
-                let serve = || {
-                    let shard = Rc::new(Shard::new(config, stats, authenticator, meter));
-                    runtime.block_on(shard.run(inbox, orders));
+                let serve = || Shard::new(surroundings, &poll)?.run(poll, &inbox, orders);
+                let error = match catch_unwind(AssertUnwindSafe(serve)) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "panic".to_owned(),
                 };
-                if catch_unwind(AssertUnwindSafe(serve)).is_err() {
-                    // Its sessions are gone, and what unwinding dropped would be acked undelivered. A new process
-                    // gets every unacked message again.
-                    error!(index, "a shard panicked; the process ends");
-                    std::process::abort();
-                }
+                // Its sessions are gone, and what unwinding dropped would be acked undelivered. A new process
+                // gets every unacked message again.
+                error!(index, error, "a shard failed; the process ends");
+                std::process::abort();
             }
         })?;
         Ok(Self { inbox, control, stats, thread: Mutex::new(Some(thread)) })
+    }
+
+    async fn order(&self, order: Order) -> bool {
+        let sent = self.control.send(order).await.is_ok();
+        self.inbox.ring();
+        sent
     }
 }
 

@@ -1,36 +1,44 @@
 //! A thread that owns connections: it alone reads, writes, registers and closes them, so nothing here locks.
 //!
-//! A batch of deliveries is queued to all sessions it addresses, then every session that has something to write
-//! is flushed once: direct, non-blocking, with all that waits in one system call.
+//! One event loop: deliveries from the inbox first, written directly and without waiting; then what the event queue
+//! says of sockets, then orders, then what time brings. Idle sessions have no task, no timer and no buffer.
 
+mod conversation;
+mod desk;
 mod lifetime;
 mod sweep;
 
 use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use mio::{Events, Poll, Registry as Sockets, Token, event::Event};
 use notify_protocol::UserId;
 use slab::Slab;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    task::{LocalSet, spawn_local, yield_now},
+    runtime::Handle,
+    sync::{mpsc, oneshot},
 };
 use tracing::info;
 
+use self::{desk::Desk, lifetime::Drain, sweep::Sweeps};
 use crate::{
-    Admission, Authenticator, CloseReason, Frame, FrameMeter, LogGate, OverflowPolicy, SessionsConfig,
-    inbox::Inbox,
-    registry::Registry,
+    Admission, Authenticator, Frame, FrameMeter, Identity, Refused, SessionsConfig, Transport,
+    inbox::{Inbox, Taken},
+    registry::Key,
+    run::Run,
     session::{Flushed, Session},
     stats::ShardStats,
 };
 
-/// Log lines a second that a shard may write about one kind of event.
-const LOG_LINES_PER_SECOND: u32 = 10;
+/// How long deliveries may keep a shard from its other work.
+const TURN: Duration = Duration::from_millis(1);
+/// Events that one look at the event queue takes.
+const EVENTS: usize = 1024;
+/// The inbox's token in the event queue; sessions have theirs by key.
+pub(crate) const BELL: Token = Token(usize::MAX);
 
 /// Whom a delivery is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +55,22 @@ pub(crate) struct Delivery<T> {
     pub(crate) ticket: T,
 }
 
+impl<T> Delivery<T> {
+    fn is_broadcast(&self) -> bool {
+        self.target == Target::Everyone
+    }
+}
+
 /// What a shard is told besides deliveries.
 #[derive(Debug)]
-pub(crate) enum Control {
+pub(crate) enum Order {
     Admit(Box<Admission>),
+    /// A token that an open session sent has been verified.
+    Verdict {
+        key: Key,
+        serial: u64,
+        verdict: Result<Identity, Refused>,
+    },
     /// Close every session with 1012, and answer when the last is gone or the time is up.
     Drain {
         within: Duration,
@@ -58,184 +78,188 @@ pub(crate) enum Control {
     },
 }
 
-pub(crate) struct Shard {
+/// What a shard shares with the rest of the process.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
     pub(crate) config: Arc<SessionsConfig>,
     pub(crate) stats: Arc<ShardStats>,
+    pub(crate) meter: Arc<FrameMeter>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
-    meter: Arc<FrameMeter>,
-    sessions: RefCell<Slab<Rc<Session>>>,
-    registry: RefCell<Registry>,
-    dirty: RefCell<Vec<Rc<Session>>>,
-    closing: RefCell<Vec<Rc<Session>>>,
-    draining: Cell<bool>,
-    /// Sessions that ended before they had read their last words.
-    cut_off: Cell<usize>,
-    session_gone: Notify,
-    log_gate: RefCell<LogGate>,
+    /// Where tokens of open sessions are verified.
+    pub(crate) runtime: Handle,
+    pub(crate) verdicts: mpsc::Sender<Order>,
+    pub(crate) ring: Arc<dyn Fn() + Send + Sync>,
+}
+
+pub(crate) struct Shard {
+    surroundings: Surroundings,
+    sockets: Sockets,
+    sessions: Slab<Box<Session>>,
+    desk: Desk,
+    next_serial: u64,
+    /// Sessions that may have more to read without a new event.
+    unread: Vec<Key>,
+    sweeps: Sweeps,
+    drain: Option<Drain>,
     /// Where every session's bytes are read into; none has a buffer of its own while idle.
-    pub(crate) scratch: RefCell<Box<[u8]>>,
+    scratch: Box<[u8]>,
 }
 
 impl Shard {
-    pub(crate) fn new(
-        config: Arc<SessionsConfig>,
-        stats: Arc<ShardStats>,
-        authenticator: Arc<dyn Authenticator>,
-        meter: Arc<FrameMeter>,
-    ) -> Self {
-        Self {
-            registry: RefCell::new(Registry::new(config.duplicate_login)),
-            config,
-            stats,
-            authenticator,
-            meter,
-            sessions: RefCell::default(),
-            dirty: RefCell::default(),
-            closing: RefCell::default(),
-            draining: Cell::new(false),
-            cut_off: Cell::new(0),
-            session_gone: Notify::new(),
-            log_gate: RefCell::new(LogGate::new(LOG_LINES_PER_SECOND)),
-            scratch: RefCell::new(vec![0; 16 << 10].into()),
+    pub(crate) fn new(surroundings: Surroundings, poll: &Poll) -> io::Result<Self> {
+        Ok(Self {
+            sockets: poll.registry().try_clone()?,
+            sessions: Slab::new(),
+            desk: Desk::new(&surroundings),
+            next_serial: 0,
+            unread: Vec::new(),
+            sweeps: Sweeps::new(&surroundings.config, Instant::now()),
+            drain: None,
+            scratch: vec![0; 16 << 10].into(),
+            surroundings,
+        })
+    }
+
+    /// Serves until the inbox is closed and empty.
+    ///
+    /// # Errors
+    /// When the event queue fails, which leaves nothing to serve with.
+    pub(crate) fn run<T>(
+        mut self,
+        mut poll: Poll,
+        inbox: &Inbox<Delivery<T>>,
+        mut orders: mpsc::Receiver<Order>,
+    ) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut batch = Vec::new();
+        let mut turn_began = Instant::now();
+        loop {
+            let taken = inbox.take(&mut batch);
+            if taken == Taken::Closed {
+                return Ok(());
+            }
+            self.deliver(&mut batch);
+            let now = Instant::now();
+            // A look at the event queue is much for a single unicast: while deliveries come, all else has its turn
+            // every millisecond.
+            if taken == Taken::Items && now.saturating_duration_since(turn_began) < TURN {
+                continue;
+            }
+            let may_sleep = taken == Taken::Nothing && self.unread.is_empty();
+            let patience = if may_sleep { self.next_deadline(now) } else { Duration::ZERO };
+            match poll.poll(&mut events, Some(patience)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
+            turn_began = Instant::now();
+            for key in std::mem::take(&mut self.unread) {
+                self.read(key, turn_began);
+            }
+            events.iter().filter(|event| event.token() != BELL).for_each(|e| self.attend(e, turn_began));
+            while let Ok(order) = orders.try_recv() {
+                self.obey(order, turn_began);
+            }
+            self.sweep(turn_began);
+            self.flush_dirty(turn_began);
+            self.end_drain(turn_began);
         }
     }
 
-    /// Serves until the inbox is closed.
-    pub(crate) async fn run<T: 'static>(
-        self: Rc<Self>,
-        inbox: Arc<Inbox<Delivery<T>>>,
-        control: mpsc::Receiver<Control>,
-    ) {
-        LocalSet::new()
-            .run_until(async move {
-                spawn_local(Rc::clone(&self).obey(control));
-                spawn_local(Rc::clone(&self).sweep_for_ever());
-                spawn_local(Rc::clone(&self).end_farewells());
-                let mut batch = Vec::new();
-                while inbox.take(&mut batch).await {
-                    self.deliver(&mut batch);
-                    // Readers, blocked writers and logins get their turn between two batches.
-                    yield_now().await;
-                }
-            })
-            .await;
+    fn attend(&mut self, event: &Event, now: Instant) {
+        let Token(key) = event.token();
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if event.is_writable() && session.blocked {
+            session.unblock();
+            self.desk.mark_dirty(session);
+        }
+        session.hung_up |= event.is_read_closed() || event.is_error();
+        if event.is_readable() || session.hung_up {
+            self.read(key, now);
+        }
     }
 
-    async fn obey(self: Rc<Self>, mut control: mpsc::Receiver<Control>) {
-        while let Some(control) = control.recv().await {
-            match control {
-                Control::Admit(admission) => self.admit(*admission),
-                Control::Drain { within, done } => {
-                    spawn_local(Rc::clone(&self).drain(within, done));
-                }
+    fn obey(&mut self, order: Order, now: Instant) {
+        match order {
+            Order::Admit(admission) => self.admit(*admission, now),
+            Order::Verdict { key, serial, verdict } => self.heed(key, serial, verdict),
+            Order::Drain { within, done } => self.begin_drain(within, done, now),
+        }
+    }
+
+    fn deliver<T>(&mut self, batch: &mut Vec<Delivery<T>>) {
+        if batch.is_empty() {
+            return;
+        }
+        for run in batch.chunk_by(|a, b| a.is_broadcast() && b.is_broadcast()) {
+            match run[0].target {
+                Target::Everyone => self.deliver_to_everyone(run),
+                Target::User(user) => self.deliver_to_user(user, &run[0].frame),
             }
         }
-    }
-
-    fn deliver<T>(self: &Rc<Self>, batch: &mut Vec<Delivery<T>>) {
-        for Delivery { target, frame, .. } in batch.iter() {
-            match *target {
-                Target::Everyone => {
-                    let sessions = self.sessions.borrow();
-                    sessions.iter().for_each(|(_, session)| self.offer(session, frame));
-                }
-                Target::User(user) => self.deliver_to_user(user, frame),
-            }
-        }
-        self.flush_dirty();
-        self.shed();
+        let now = Instant::now();
+        self.flush_dirty(now);
+        self.shed(now);
         batch.drain(..).for_each(|delivery| drop(delivery.ticket));
     }
 
-    fn deliver_to_user(self: &Rc<Self>, user: UserId, frame: &Frame) {
-        let keys = self.registry.borrow().sessions_of(user);
+    /// Writes consecutive broadcasts to each session in one go. A frame is queued only for a session that has others
+    /// waiting, or whose socket does not take all.
+    fn deliver_to_everyone<T>(&mut self, run: &[Delivery<T>]) {
+        let lines = Run::new(run.iter().map(|delivery| delivery.frame.line()));
+        let websocket = Run::new(run.iter().map(|delivery| delivery.frame.websocket()));
+        let Self { sessions, desk, .. } = self;
+        for (_, session) in sessions.iter_mut().filter(|(_, session)| session.is_open()) {
+            let mut rest = run;
+            if session.outbox.is_empty() {
+                let run_of = match session.transport {
+                    Transport::Tcp => &lines,
+                    Transport::WebSocket => &websocket,
+                };
+                let sent = session.write_run(run_of, &desk.stats);
+                rest = &run[sent.whole..];
+                if sent.of_next > 0
+                    && let Some((next, after)) = rest.split_first()
+                {
+                    session.queue_rest(&next.frame, sent.of_next, &desk.stats);
+                    rest = after;
+                }
+            }
+            rest.iter().for_each(|delivery| desk.offer(session, &delivery.frame));
+        }
+    }
+
+    fn deliver_to_user(&mut self, user: UserId, frame: &Frame) {
+        let Self { sessions, desk, .. } = self;
+        let keys = desk.registry.sessions_of(user);
         if keys.is_empty() {
-            self.stats.not_connected.fetch_add(1, Relaxed);
+            desk.stats.not_connected.add(1);
             frame.reaches_nobody();
-            if let Some(suppressed) = self.log_gate.borrow_mut().pass(Instant::now()) {
+            if let Some(suppressed) = desk.log_gate.pass(Instant::now()) {
                 info!(user_id = %user, suppressed, "user is not connected here");
             }
             return;
         }
-        self.stats.unicast.fetch_add(1, Relaxed);
-        let sessions = self.sessions.borrow();
-        keys.iter().filter_map(|key| sessions.get(*key)).for_each(|session| self.offer(session, frame));
-    }
-
-    /// Queues `frame` for an open session, or does what the overflow policy says.
-    fn offer(self: &Rc<Self>, session: &Rc<Session>, frame: &Frame) {
-        if !session.is_open() {
-            return;
-        }
-        if session.queue(frame, &self.stats).is_err() {
-            // The outbox may only be full because this batch has not been written yet.
-            let flushed = session.flush(&self.stats);
-            if session.queue(frame, &self.stats).is_err() {
-                self.overflow(session, frame, flushed);
+        desk.stats.unicast.add(1);
+        for key in keys {
+            if let Some(session) = sessions.get_mut(key) {
+                desk.offer(session, frame);
             }
-        }
-        self.mark_dirty(session);
-    }
-
-    fn overflow(&self, session: &Rc<Session>, frame: &Frame, flushed: Flushed) {
-        if flushed == Flushed::Broken {
-            return;
-        }
-        self.stats.overflows.fetch_add(1, Relaxed);
-        match self.config.overflow {
-            OverflowPolicy::Disconnect => self.close(session, CloseReason::TooSlow),
-            OverflowPolicy::DropOldest => {
-                session.make_room(frame, &self.stats);
-                if session.queue(frame, &self.stats).is_err() {
-                    self.stats.dropped_oldest.fetch_add(1, Relaxed);
-                }
-            }
-        }
-    }
-
-    pub(crate) fn mark_dirty(&self, session: &Rc<Session>) {
-        if !session.dirty.replace(true) {
-            self.dirty.borrow_mut().push(Rc::clone(session));
         }
     }
 
     /// Writes to every session that has something to say.
-    pub(crate) fn flush_dirty(self: &Rc<Self>) {
-        let mut dirty = self.dirty.take();
-        for session in dirty.drain(..) {
-            session.dirty.set(false);
-            self.flush(&session);
+    fn flush_dirty(&mut self, now: Instant) {
+        let mut dirty = std::mem::take(&mut self.desk.dirty);
+        for key in dirty.drain(..) {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            session.dirty = false;
+            match session.flush(&self.desk.stats) {
+                Flushed::Empty => session.after_last_words(now),
+                Flushed::Blocked => {}
+                Flushed::Broken => self.remove(key),
+            }
         }
         // Nothing was marked meanwhile: the list's memory serves the next batch.
-        self.dirty.replace(dirty);
-    }
-
-    fn flush(self: &Rc<Self>, session: &Rc<Session>) {
-        match session.flush(&self.stats) {
-            Flushed::Empty => self.after_last_words(session),
-            Flushed::Blocked => self.wait_for_socket(session),
-            Flushed::Broken => self.remove(session),
-        }
-    }
-
-    /// Starts a task that writes when the socket takes bytes again; idle and quick sessions have none.
-    fn wait_for_socket(self: &Rc<Self>, session: &Rc<Session>) {
-        let writer = session.writer.take();
-        if writer.as_ref().is_some_and(|w| !w.is_finished()) {
-            session.writer.set(writer);
-            return;
-        }
-        let (shard, client) = (Rc::clone(self), Rc::clone(session));
-        let task = spawn_local(async move {
-            while client.socket.writable().await.is_ok() {
-                match client.flush(&shard.stats) {
-                    Flushed::Blocked => {}
-                    Flushed::Empty => return shard.after_last_words(&client),
-                    Flushed::Broken => break,
-                }
-            }
-            shard.remove(&client);
-        });
-        session.writer.set(Some(task.abort_handle()));
+        self.desk.dirty = dirty;
     }
 }

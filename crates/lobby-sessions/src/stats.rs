@@ -8,37 +8,64 @@ use crate::{CloseReason, Transport};
 pub const CLOSE_CODES: [u16; 14] =
     [1000, 1002, 1007, 1009, 1012, 1013, 4000, 4001, 4002, 4004, 4500, 4501, 4503, 0];
 
+/// A figure that one thread writes and others read: it costs no locked instruction.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(AtomicU64);
+
+impl Figure {
+    pub(crate) fn add(&self, amount: usize) {
+        self.change(0, amount);
+    }
+
+    /// Follows a value that changed from `before` to `after` in the sum that this figure is.
+    pub(crate) fn change(&self, before: usize, after: usize) {
+        let sum = self.get().wrapping_add(after as u64).wrapping_sub(before as u64);
+        self.0.store(sum, Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// Counters of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct ShardStats {
-    pub(crate) sessions: [AtomicU64; 2],
-    pub(crate) unicast: AtomicU64,
-    pub(crate) not_connected: AtomicU64,
-    pub(crate) messages_written: AtomicU64,
-    pub(crate) bytes_written: AtomicU64,
-    pub(crate) writes: AtomicU64,
-    pub(crate) queued_bytes: AtomicU64,
-    pub(crate) overflows: AtomicU64,
-    pub(crate) shed: AtomicU64,
-    pub(crate) dropped_oldest: AtomicU64,
-    pub(crate) invalid_commands: AtomicU64,
-    closes: [AtomicU64; CLOSE_CODES.len()],
+    pub(crate) sessions: [Figure; 2],
+    pub(crate) unicast: Figure,
+    pub(crate) not_connected: Figure,
+    pub(crate) messages_written: Figure,
+    pub(crate) bytes_written: Figure,
+    pub(crate) writes: Figure,
+    pub(crate) queued_bytes: Figure,
+    pub(crate) overflows: Figure,
+    pub(crate) shed: Figure,
+    pub(crate) dropped_oldest: Figure,
+    pub(crate) invalid_commands: Figure,
+    closes: [Figure; CLOSE_CODES.len()],
 }
 
 impl ShardStats {
+    /// One system call wrote `bytes`, and with them finished `frames`.
+    pub(crate) fn wrote(&self, frames: usize, bytes: usize) {
+        self.writes.add(1);
+        self.messages_written.add(frames);
+        self.bytes_written.add(bytes);
+    }
+
     pub(crate) fn session_opened(&self, transport: Transport) {
-        self.sessions[transport as usize].fetch_add(1, Relaxed);
+        self.sessions[transport as usize].add(1);
     }
 
     pub(crate) fn session_gone(&self, transport: Transport) {
-        self.sessions[transport as usize].fetch_sub(1, Relaxed);
+        self.sessions[transport as usize].change(1, 0);
     }
 
     pub(crate) fn closed(&self, reason: Option<CloseReason>) {
         let code = reason.map_or(0, CloseReason::code);
         let last = CLOSE_CODES.len() - 1;
         let slot = CLOSE_CODES.iter().position(|c| *c == code).unwrap_or(last);
-        self.closes[slot].fetch_add(1, Relaxed);
+        self.closes[slot].add(1);
     }
 }
 
@@ -73,7 +100,7 @@ pub struct SessionStats {
 
 impl SessionStats {
     pub(crate) fn add(&mut self, shard: &ShardStats) {
-        let sum = |total: &mut u64, counter: &AtomicU64| *total += counter.load(Relaxed);
+        let sum = |total: &mut u64, counter: &Figure| *total += counter.get();
         for (total, counter) in self.sessions.iter_mut().zip(&shard.sessions) {
             sum(total, counter);
         }

@@ -3,6 +3,7 @@
 mod rig;
 
 use std::{
+    any::Any,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -11,14 +12,16 @@ use std::{
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, DuplicateLogin, Identity, Inbound, Refused, Sessions, SessionsConfig,
+    Admission, Authenticator, DuplicateLogin, Frame, FrameKind, Identity, Inbound, Sessions, SessionsConfig,
     Transport, Verdict,
 };
 use notify_protocol::UserId;
 use rig::{Client, Lobby, PATIENCE, identity};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
+    runtime::Handle,
+    sync::Notify,
     time::timeout,
 };
 
@@ -75,44 +78,79 @@ async fn a_connection_holds_its_place_until_it_has_ended() {
     let _again = timeout(PATIENCE, places.acquire()).await.expect("the place is given back");
 }
 
-/// Keeps the shard's thread busy for as long as the test holds the lock.
-struct Stalling {
+/// A ticket that keeps the thread that drops it until the lock is free.
+struct Plug {
     lock: Arc<Mutex<()>>,
-    stalled: Arc<AtomicBool>,
+    dropping: Arc<AtomicBool>,
 }
 
-impl Authenticator for Stalling {
-    fn authenticate<'a>(&'a self, _: &'a str) -> Verdict<'a> {
-        self.stalled.store(true, SeqCst);
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.dropping.store(true, SeqCst);
         drop(self.lock.lock().expect("not poisoned"));
-        Box::pin(async { Err(Refused("not now".to_owned())) })
     }
 }
 
 #[tokio::test]
 async fn a_ticket_is_held_until_the_shard_has_queued_the_message() {
-    let (lock, stalled) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
+    let (lock, dropping) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
     let config = SessionsConfig { shards: 1, ..SessionsConfig::default() };
-    let authenticator = Stalling { lock: Arc::clone(&lock), stalled: Arc::clone(&stalled) };
-    let sessions = Sessions::start(config, Arc::new(authenticator)).expect("threads");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let lobby = Lobby { sessions: Arc::new(sessions), listener };
-    let mut client = lobby.client(1).await;
+    let sessions: Sessions<Arc<dyn Any + Send + Sync>> =
+        Sessions::start(config, Arc::new(rig::Trusting), &Handle::current()).expect("threads");
+    let frame = Frame::control("{}", FrameKind::Text);
     let held = lock.lock().expect("not poisoned");
-    client.stream.get_mut().try_write(b"{\"command\":\"auth\",\"token\":\"x\"}\n").expect("written");
+    let plug = Plug { lock: Arc::clone(&lock), dropping: Arc::clone(&dropping) };
+    sessions.unicast(UserId::new(1), frame.clone(), Arc::new(plug));
     let start = Instant::now();
-    while !stalled.load(SeqCst) {
-        assert!(start.elapsed() < PATIENCE, "the token was never looked at");
+    while !dropping.load(SeqCst) {
+        assert!(start.elapsed() < PATIENCE, "the first ticket was never dropped");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let tickets = [lobby.broadcast("{\"n\":1}"), lobby.unicast(1, "{\"n\":2}"), lobby.unicast(9, "{}")];
+    let (tickets, dropped): (Vec<_>, Vec<_>) = (0..3).map(|_| rig::ticket()).unzip();
+    for (user, ticket) in tickets.into_iter().enumerate() {
+        match user {
+            0 => sessions.broadcast(&frame, &(ticket as _)),
+            _ => sessions.unicast(UserId::new(user as i64), frame.clone(), ticket),
+        }
+    }
     assert!(
-        tickets.iter().all(|ticket| !*ticket.0.lock().expect("not poisoned")),
+        dropped.iter().all(|ticket| !*ticket.0.lock().expect("not poisoned")),
         "settled before it was queued"
     );
     drop(held);
-    for ticket in &tickets {
+    for ticket in &dropped {
         ticket.wait().await;
+    }
+}
+
+/// Verifies a token when it is told to.
+struct Deliberate(Arc<Notify>);
+
+impl Authenticator for Deliberate {
+    fn authenticate<'a>(&'a self, _: &'a str) -> Verdict<'a> {
+        Box::pin(async {
+            self.0.notified().await;
+            Ok(identity(UserId::new(1)))
+        })
+    }
+}
+
+#[tokio::test]
+async fn while_a_token_is_verified_messages_arrive_and_what_the_client_says_next_waits_its_turn() {
+    let verified = Arc::new(Notify::new());
+    let authenticator = Arc::new(Deliberate(Arc::clone(&verified)));
+    let lobby = Lobby::start_with(|c| c.shards = 1, authenticator).await;
+    let mut client = lobby.client(1).await;
+    client.say("{\"command\":\"auth\",\"token\":\"x\"}\n{\"command\":\"ping\"}\n").await;
+    lobby.unicast(1, "{\"n\":1}");
+    assert_eq!(client.line().await, "{\"n\":1}");
+    client.say("{\"command\":\"ask_session\"}\n").await;
+    lobby.unicast(1, "{\"n\":2}");
+    assert_eq!(client.line().await, "{\"n\":2}");
+    verified.notify_one();
+    for command in ["welcome", "pong", "session"] {
+        let line = client.line().await;
+        assert!(line.starts_with(&format!("{{\"command\":\"{command}\"")), "{command}: {line}");
     }
 }
 
@@ -263,23 +301,24 @@ async fn a_session_ends_with_its_token_only_when_configured() {
     }
 }
 
+async fn read_to(stream: &mut TcpStream, end: &[u8]) {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end) {
+        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("in time").expect("readable");
+        bytes.push(byte);
+    }
+}
+
 #[tokio::test]
 async fn websocket_clients_get_frames_and_a_close_frame() {
     let lobby = Lobby::start(|_| {}).await;
     let mut stream = lobby.connect(1, Transport::WebSocket).await;
     lobby.until("logged in", |s| s.sessions == [0, 1]).await;
     lobby.unicast(1, "{\"a\":\n1}");
+    read_to(&mut stream, b"\x81\x09{\"a\": 1}\n").await;
     // A masked ping with the payload "hi", then a masked close with code 1000.
     stream.write_all(b"\x89\x82\0\0\0\0hi").await.expect("written");
-    let mut bytes = Vec::new();
-    while !bytes.ends_with(b"\x8a\x02hi") {
-        let mut chunk = [0; 4096];
-        let count = timeout(PATIENCE, stream.read(&mut chunk)).await.expect("in time").expect("readable");
-        assert!(count > 0, "closed early");
-        bytes.extend_from_slice(&chunk[..count]);
-    }
-    let notification = b"\x81\x09{\"a\": 1}\n";
-    assert!(bytes.windows(notification.len()).any(|w| w == notification), "{bytes:?}");
+    read_to(&mut stream, b"\x8a\x02hi").await;
     stream.write_all(b"\x88\x82\0\0\0\0\x03\xe8").await.expect("written");
     let mut rest = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("readable");

@@ -16,6 +16,7 @@ use notify_protocol::{Body, Limits, UserId};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     time::timeout,
 };
 
@@ -73,9 +74,16 @@ pub struct Lobby {
 
 impl Lobby {
     pub async fn start(change: impl FnOnce(&mut SessionsConfig)) -> Self {
+        Self::start_with(change, Arc::new(Trusting)).await
+    }
+
+    pub async fn start_with(
+        change: impl FnOnce(&mut SessionsConfig),
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Self {
         let mut config = SessionsConfig { shards: 2, ..SessionsConfig::default() };
         change(&mut config);
-        let sessions = Sessions::start(config, Arc::new(Trusting)).expect("threads");
+        let sessions = Sessions::start(config, authenticator, &Handle::current()).expect("threads");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         Self { sessions: Arc::new(sessions), listener }
     }

@@ -1,0 +1,72 @@
+//! Frames that go to many sessions one after the other, prepared once for all of them.
+
+use std::io::IoSlice;
+
+use crate::outbox::MAX_SLICES;
+
+/// Consecutive frames as they go on the wire of one transport.
+pub(crate) struct Run<'a> {
+    slices: Vec<IoSlice<'a>>,
+    /// Bytes of each system call's worth of frames, in the order of [`Run::parts`].
+    bytes: Vec<usize>,
+}
+
+/// How much of a run a socket took.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Frames that were taken whole.
+    pub(crate) whole: usize,
+    /// Bytes of the frame after them.
+    pub(crate) of_next: usize,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(frames: impl Iterator<Item = &'a [u8]>) -> Self {
+        let slices: Vec<_> = frames.map(IoSlice::new).collect();
+        let bytes = slices.chunks(MAX_SLICES).map(|part| part.iter().map(|s| s.len()).sum()).collect();
+        Self { slices, bytes }
+    }
+
+    /// What one system call takes, and how many bytes that is.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&[IoSlice<'a>], usize)> {
+        self.slices.chunks(MAX_SLICES).zip(self.bytes.iter().copied())
+    }
+}
+
+impl Sent {
+    /// The socket took `bytes` of `part` and then no more.
+    pub(crate) fn add_partial(&mut self, part: &[IoSlice<'_>], mut bytes: usize) {
+        for slice in part {
+            if bytes < slice.len() {
+                break;
+            }
+            bytes -= slice.len();
+            self.whole += 1;
+        }
+        self.of_next = bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_write_ends_inside_the_frame_after_the_last_whole_one() {
+        let run = Run::new([&b"aa"[..], b"bbb", b"c"].into_iter());
+        let part = run.parts().next().expect("one part").0;
+        for (bytes, whole, of_next) in [(0, 0, 0), (1, 0, 1), (2, 1, 0), (4, 1, 2), (5, 2, 0)] {
+            let mut sent = Sent::default();
+            sent.add_partial(part, bytes);
+            assert_eq!(sent, Sent { whole, of_next }, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_long_run_is_parted_at_what_one_system_call_takes() {
+        let frames = vec![&b"xyz"[..]; MAX_SLICES + 1];
+        let run = Run::new(frames.into_iter());
+        let parts: Vec<_> = run.parts().map(|(part, bytes)| (part.len(), bytes)).collect();
+        assert_eq!(parts, [(MAX_SLICES, 3 * MAX_SLICES), (1, 3)]);
+    }
+}

@@ -1,0 +1,128 @@
+//! What an open session says, and the answers.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Instant,
+};
+
+use tracing::info;
+
+use super::{Order, Shard, Surroundings, desk::Desk};
+use crate::{
+    CloseReason, Command, Frame, Identity, Refused, inbound::Event, registry::Key, reply, session::Session,
+    websocket,
+};
+
+/// Tokens that may fail before the connection is closed.
+const MAX_FAILED_LOGINS: u8 = 3;
+
+impl Shard {
+    /// Takes what the socket holds, once: a client that always has bytes ready must not keep the shard from the
+    /// others. A session that is being closed is read to its end and not listened to.
+    pub(super) fn read(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.verifying && session.is_open() {
+            return;
+        }
+        match session.socket.read(&mut self.scratch) {
+            Ok(0) => return self.remove(key),
+            Ok(count) => {
+                // A read that does not fill the buffer has emptied the socket (epoll(7)); only the end may follow.
+                if count == self.scratch.len() || session.hung_up {
+                    self.unread.push(key);
+                }
+                if session.is_open() {
+                    session.touch(now);
+                    session.inbound.extend(&self.scratch[..count]);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(key),
+            Err(_) => return self.remove(key),
+        }
+        self.hear_out(key);
+    }
+
+    /// Answers whatever whole messages have come.
+    pub(super) fn hear_out(&mut self, key: Key) {
+        let Self { sessions, desk, surroundings, .. } = self;
+        let Some(session) = sessions.get_mut(key) else { return };
+        while session.is_open() && !session.verifying {
+            match session.inbound.next() {
+                None => return,
+                Some(Err(reason)) => desk.close(session, reason),
+                Some(Ok(event)) => desk.answer(session, event, surroundings),
+            }
+        }
+    }
+
+    /// Hears the verdict on a token of an open session, and what the session has said since.
+    pub(super) fn heed(&mut self, key: Key, serial: u64, verdict: Result<Identity, Refused>) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.serial == serial) else {
+            return;
+        };
+        session.verifying = false;
+        self.desk.extend(session, verdict);
+        self.unread.push(key);
+        self.hear_out(key);
+    }
+}
+
+impl Desk {
+    fn answer(&mut self, session: &mut Session, event: Event, surroundings: &Surroundings) {
+        let message = match event {
+            Event::Ping(payload) => {
+                return self.say_frame(session, &Frame::websocket_only(websocket::pong_frame(&payload)));
+            }
+            Event::Close(_) => return self.close(session, CloseReason::Bye),
+            Event::Message(message) => message,
+        };
+        match Command::decode(&message) {
+            Err(reason) => self.close(session, reason),
+            Ok(Command::Ping) => self.say(session, reply::PONG),
+            Ok(Command::Pong) => {}
+            Ok(Command::AskSession) => self.say(session, &reply::session(fastrand::u32(..))),
+            Ok(Command::Auth { token }) => verify(session, token, surroundings),
+            Ok(Command::Unknown) => {
+                self.stats.invalid_commands.add(1);
+                self.say(session, &reply::invalid());
+            }
+        }
+    }
+
+    /// A fresh token of the same user extends the session; any other counts as a failed login.
+    fn extend(&mut self, session: &mut Session, verdict: Result<Identity, Refused>) {
+        if !session.is_open() {
+            return;
+        }
+        let why = match verdict {
+            Ok(identity) if identity.user == session.user => {
+                session.expires_at = identity.expires_at;
+                return self.welcome(session);
+            }
+            Ok(_) => "another user's token".to_owned(),
+            Err(refused) => refused.to_string(),
+        };
+        info!(user_id = %session.user, peer = %session.peer, why, "session not extended");
+        self.say(session, &reply::authentication_failed());
+        session.failed_logins += 1;
+        if session.failed_logins >= MAX_FAILED_LOGINS {
+            self.close(session, CloseReason::AuthenticationFailed);
+        }
+    }
+}
+
+/// Has a token verified elsewhere: it may need keys that have to be fetched.
+fn verify(session: &mut Session, token: String, surroundings: &Surroundings) {
+    session.verifying = true;
+    let (key, serial) = (session.key, session.serial);
+    let Surroundings { authenticator, verdicts, ring, .. } = surroundings;
+    let (authenticator, verdicts, ring) = (Arc::clone(authenticator), verdicts.clone(), Arc::clone(ring));
+    surroundings.runtime.spawn(async move {
+        let verdict = authenticator.authenticate(&token).await;
+        // A shard that is gone has no use for it.
+        let _ = verdicts.send(Order::Verdict { key, serial, verdict }).await;
+        ring();
+    });
+}
