@@ -24,6 +24,7 @@ mod outbox;
 mod registry;
 pub mod reply;
 mod run;
+mod seat;
 mod session;
 mod sessions;
 mod shard;

@@ -18,6 +18,10 @@ pub(crate) struct Sent {
     pub(crate) whole: usize,
     /// Bytes of the frame after them.
     pub(crate) of_next: usize,
+    /// Bytes in all.
+    pub(crate) bytes: usize,
+    /// System calls that wrote.
+    pub(crate) writes: usize,
 }
 
 impl<'a> Run<'a> {
@@ -34,16 +38,22 @@ impl<'a> Run<'a> {
 }
 
 impl Sent {
-    /// The socket took `bytes` of `part` and then no more.
-    pub(crate) fn add_partial(&mut self, part: &[IoSlice<'_>], mut bytes: usize) {
-        for slice in part {
-            if bytes < slice.len() {
-                break;
-            }
-            bytes -= slice.len();
-            self.whole += 1;
+    /// The socket took `bytes` of the `offered` ones of `part`; less than all means that it takes no more.
+    pub(crate) fn add(&mut self, part: &[IoSlice<'_>], offered: usize, bytes: usize) {
+        self.bytes += bytes;
+        self.writes += usize::from(bytes > 0);
+        if bytes == offered {
+            self.whole += part.len();
+            return;
         }
         self.of_next = bytes;
+        for slice in part {
+            if self.of_next < slice.len() {
+                break;
+            }
+            self.of_next -= slice.len();
+            self.whole += 1;
+        }
     }
 }
 
@@ -54,11 +64,12 @@ mod tests {
     #[test]
     fn a_partial_write_ends_inside_the_frame_after_the_last_whole_one() {
         let run = Run::new([&b"aa"[..], b"bbb", b"c"].into_iter());
-        let part = run.parts().next().expect("one part").0;
-        for (bytes, whole, of_next) in [(0, 0, 0), (1, 0, 1), (2, 1, 0), (4, 1, 2), (5, 2, 0)] {
+        let (part, offered) = run.parts().next().expect("one part");
+        for (bytes, whole, of_next) in [(0, 0, 0), (1, 0, 1), (2, 1, 0), (4, 1, 2), (5, 2, 0), (6, 3, 0)] {
             let mut sent = Sent::default();
-            sent.add_partial(part, bytes);
-            assert_eq!(sent, Sent { whole, of_next }, "{bytes} bytes");
+            sent.add(part, offered, bytes);
+            let writes = usize::from(bytes > 0);
+            assert_eq!(sent, Sent { whole, of_next, bytes, writes }, "{bytes} bytes");
         }
     }
 

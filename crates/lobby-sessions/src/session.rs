@@ -1,20 +1,14 @@
-//! One logged-in client: its socket, its outbox, and where it stands between login and farewell.
+//! One logged-in client: its outbox, and where it stands between login and farewell.
 
-use std::{
-    io::{self, IoSlice, Write},
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{net::SocketAddr, time::Instant};
 
-use mio::net::TcpStream;
 use notify_protocol::UserId;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     CloseReason, Frame, Identity, Inbound, Transport,
-    outbox::{Full, MAX_SLICES, Outbox},
+    outbox::{Full, Outbox},
     registry::Key,
-    run::{Run, Sent},
     stats::ShardStats,
 };
 
@@ -46,17 +40,7 @@ pub(crate) enum State {
     Lingering { reason: CloseReason, deadline: Instant },
 }
 
-/// What a write came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flushed {
-    /// Nothing waits.
-    Empty,
-    /// The socket takes no more for now.
-    Blocked,
-    /// The connection is lost.
-    Broken,
-}
-
+/// A client between login and farewell; its socket is in its [`Seat`](crate::seat::Seat).
 pub(crate) struct Session {
     pub(crate) key: Key,
     /// Tells this session from an earlier one with the same key.
@@ -65,7 +49,6 @@ pub(crate) struct Session {
     pub(crate) login: Box<str>,
     pub(crate) transport: Transport,
     pub(crate) peer: SocketAddr,
-    pub(crate) socket: TcpStream,
     pub(crate) state: State,
     pub(crate) inbound: Inbound,
     pub(crate) outbox: Outbox,
@@ -113,65 +96,13 @@ impl Session {
         self.adjust_queue(stats, Outbox::drop_unsent);
     }
 
-    /// Writes what waits, many messages to a system call, until the socket takes no more.
-    pub(crate) fn flush(&mut self, stats: &ShardStats) -> Flushed {
-        while !self.outbox.is_empty() {
-            if self.blocked {
-                return Flushed::Blocked;
-            }
-            let written = if let Some(bytes) = self.outbox.single() {
-                write(&self.socket, &[IoSlice::new(bytes)], bytes.len())
-            } else {
-                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                let (filled, bytes) = self.outbox.slices(&mut slices);
-                write(&self.socket, &slices[..filled], bytes)
-            };
-            match written {
-                Ok(Written { bytes, took_all }) => {
-                    let frames = self.adjust_queue(stats, |outbox| outbox.advance(bytes));
-                    if bytes > 0 {
-                        stats.wrote(frames, bytes);
-                    }
-                    if !took_all {
-                        self.block();
-                    }
-                }
-                Err(_) => return Flushed::Broken,
-            }
-        }
-        self.backlog_since = None;
-        Flushed::Empty
+    /// Takes `bytes` that the socket took out of the outbox; returns how many frames that finished.
+    pub(crate) fn advance(&mut self, bytes: usize, stats: &ShardStats) -> usize {
+        self.adjust_queue(stats, |outbox| outbox.advance(bytes))
     }
 
-    /// Writes `run` until the socket takes no more. The outbox must be empty. A lost connection shows at the next
-    /// write.
-    pub(crate) fn write_run(&mut self, run: &Run<'_>, stats: &ShardStats) -> Sent {
-        let mut sent = Sent::default();
-        for (part, offered) in run.parts() {
-            let Written { bytes, took_all } = write(&self.socket, part, offered).unwrap_or_default();
-            let before = sent.whole;
-            if took_all {
-                sent.whole += part.len();
-            } else {
-                sent.add_partial(part, bytes);
-            }
-            if bytes > 0 {
-                stats.wrote(sent.whole - before, bytes);
-            }
-            if !took_all {
-                self.block();
-                break;
-            }
-        }
-        sent
-    }
-
-    /// The socket takes bytes again.
-    pub(crate) fn unblock(&mut self) {
-        self.blocked = false;
-    }
-
-    fn block(&mut self) {
+    /// Notes that the socket takes no more for now.
+    pub(crate) fn block(&mut self) {
         self.blocked = true;
         self.backlog_since.get_or_insert_with(Instant::now);
     }
@@ -187,30 +118,5 @@ impl Session {
         let result = change(&mut self.outbox);
         stats.queued_bytes.change(before, self.outbox.bytes());
         result
-    }
-}
-
-/// What a socket took in one system call.
-#[derive(Default)]
-struct Written {
-    bytes: usize,
-    /// False: the socket is full, and the event queue says when it has room again. A partial write says so as well
-    /// as one that is refused (epoll(7)).
-    took_all: bool,
-}
-
-/// Writes slices of `offered` bytes in all. A single one goes by `send`, which costs the kernel less than `writev`.
-fn write(mut socket: &TcpStream, slices: &[IoSlice<'_>], offered: usize) -> io::Result<Written> {
-    loop {
-        let written = match slices {
-            [single] => socket.write(single),
-            many => socket.write_vectored(many),
-        };
-        match written {
-            Ok(bytes) => return Ok(Written { bytes, took_all: bytes == offered }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }

@@ -23,13 +23,17 @@ use tokio::{
 };
 use tracing::info;
 
-use self::{desk::Desk, lifetime::Drain, sweep::Sweeps};
+use self::{
+    desk::Desk,
+    lifetime::{Drain, after_last_words},
+    sweep::Sweeps,
+};
 use crate::{
     Admission, Authenticator, Frame, FrameMeter, Identity, Refused, SessionsConfig, Transport,
     inbox::{Inbox, Taken},
     registry::Key,
-    run::Run,
-    session::{Flushed, Session},
+    run::{Run, Sent},
+    seat::{Flushed, Seat},
     stats::ShardStats,
 };
 
@@ -94,7 +98,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct Shard {
     surroundings: Surroundings,
     sockets: Sockets,
-    sessions: Slab<Box<Session>>,
+    seats: Slab<Seat>,
     desk: Desk,
     next_serial: u64,
     /// Sessions that may have more to read without a new event.
@@ -109,7 +113,7 @@ impl Shard {
     pub(crate) fn new(surroundings: Surroundings, poll: &Poll) -> io::Result<Self> {
         Ok(Self {
             sockets: poll.registry().try_clone()?,
-            sessions: Slab::new(),
+            seats: Slab::new(),
             desk: Desk::new(&surroundings),
             next_serial: 0,
             unread: Vec::new(),
@@ -167,9 +171,10 @@ impl Shard {
 
     fn attend(&mut self, event: &Event, now: Instant) {
         let Token(key) = event.token();
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(seat) = self.seats.get_mut(key) else { return };
+        let session = seat.session_mut();
         if event.is_writable() && session.blocked {
-            session.unblock();
+            session.blocked = false;
             self.desk.mark_dirty(session);
         }
         session.hung_up |= event.is_read_closed() || event.is_error();
@@ -207,29 +212,33 @@ impl Shard {
     fn deliver_to_everyone<T>(&mut self, run: &[Delivery<T>]) {
         let lines = Run::new(run.iter().map(|delivery| delivery.frame.line()));
         let websocket = Run::new(run.iter().map(|delivery| delivery.frame.websocket()));
-        let Self { sessions, desk, .. } = self;
-        for (_, session) in sessions.iter_mut().filter(|(_, session)| session.is_open()) {
+        let Self { seats, desk, .. } = self;
+        let mut total = Sent::default();
+        for (_, seat) in seats.iter_mut() {
             let mut rest = run;
-            if session.outbox.is_empty() {
-                let run_of = match session.transport {
+            if seat.is_direct() {
+                let sent = seat.write_run(match seat.transport() {
                     Transport::Tcp => &lines,
                     Transport::WebSocket => &websocket,
-                };
-                let sent = session.write_run(run_of, &desk.stats);
+                });
+                total.writes += sent.writes;
+                total.whole += sent.whole;
+                total.bytes += sent.bytes;
                 rest = &run[sent.whole..];
                 if sent.of_next > 0
                     && let Some((next, after)) = rest.split_first()
                 {
-                    session.queue_rest(&next.frame, sent.of_next, &desk.stats);
+                    seat.session_mut().queue_rest(&next.frame, sent.of_next, &desk.stats);
                     rest = after;
                 }
             }
-            rest.iter().for_each(|delivery| desk.offer(session, &delivery.frame));
+            rest.iter().for_each(|delivery| desk.offer(seat, &delivery.frame));
         }
+        desk.stats.wrote(total.writes, total.whole, total.bytes);
     }
 
     fn deliver_to_user(&mut self, user: UserId, frame: &Frame) {
-        let Self { sessions, desk, .. } = self;
+        let Self { seats, desk, .. } = self;
         let keys = desk.registry.sessions_of(user);
         if keys.is_empty() {
             desk.stats.not_connected.add(1);
@@ -241,8 +250,8 @@ impl Shard {
         }
         desk.stats.unicast.add(1);
         for key in keys {
-            if let Some(session) = sessions.get_mut(key) {
-                desk.offer(session, frame);
+            if let Some(seat) = seats.get_mut(key) {
+                desk.offer(seat, frame);
             }
         }
     }
@@ -251,10 +260,10 @@ impl Shard {
     fn flush_dirty(&mut self, now: Instant) {
         let mut dirty = std::mem::take(&mut self.desk.dirty);
         for key in dirty.drain(..) {
-            let Some(session) = self.sessions.get_mut(key) else { continue };
-            session.dirty = false;
-            match session.flush(&self.desk.stats) {
-                Flushed::Empty => session.after_last_words(now),
+            let Some(seat) = self.seats.get_mut(key) else { continue };
+            seat.session_mut().dirty = false;
+            match seat.flush(&self.desk.stats) {
+                Flushed::Empty => after_last_words(seat, now),
                 Flushed::Blocked => {}
                 Flushed::Broken => self.remove(key),
             }

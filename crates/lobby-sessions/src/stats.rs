@@ -46,9 +46,9 @@ pub(crate) struct ShardStats {
 }
 
 impl ShardStats {
-    /// One system call wrote `bytes`, and with them finished `frames`.
-    pub(crate) fn wrote(&self, frames: usize, bytes: usize) {
-        self.writes.add(1);
+    /// `writes` system calls wrote `bytes`, and with them finished `frames`.
+    pub(crate) fn wrote(&self, writes: usize, frames: usize, bytes: usize) {
+        self.writes.add(writes);
         self.messages_written.add(frames);
         self.bytes_written.add(bytes);
     }

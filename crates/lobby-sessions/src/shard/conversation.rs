@@ -1,17 +1,13 @@
 //! What an open session says, and the answers.
 
-use std::{
-    io::{self, Read},
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, sync::Arc, time::Instant};
 
 use tracing::info;
 
 use super::{Order, Shard, Surroundings, desk::Desk};
 use crate::{
-    CloseReason, Command, Frame, Identity, Refused, inbound::Event, registry::Key, reply, session::Session,
-    websocket,
+    CloseReason, Command, Frame, Identity, Refused, inbound::Event, registry::Key, reply, seat::Seat,
+    session::Session, websocket,
 };
 
 /// Tokens that may fail before the connection is closed.
@@ -21,17 +17,19 @@ impl Shard {
     /// Takes what the socket holds, once: a client that always has bytes ready must not keep the shard from the
     /// others. A session that is being closed is read to its end and not listened to.
     pub(super) fn read(&mut self, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(seat) = self.seats.get_mut(key) else { return };
+        let session = seat.session();
         if session.verifying && session.is_open() {
             return;
         }
-        match session.socket.read(&mut self.scratch) {
+        match seat.read(&mut self.scratch) {
             Ok(0) => return self.remove(key),
             Ok(count) => {
                 // A read that does not fill the buffer has emptied the socket (epoll(7)); only the end may follow.
                 if count == self.scratch.len() || session.hung_up {
                     self.unread.push(key);
                 }
+                let session = seat.session_mut();
                 if session.is_open() {
                     session.touch(now);
                     session.inbound.extend(&self.scratch[..count]);
@@ -46,8 +44,8 @@ impl Shard {
 
     /// Answers whatever whole messages have come.
     pub(super) fn hear_out(&mut self, key: Key) {
-        let Self { sessions, desk, surroundings, .. } = self;
-        let Some(session) = sessions.get_mut(key) else { return };
+        let Self { seats, desk, surroundings, .. } = self;
+        let Some(session) = seats.get_mut(key).map(Seat::session_mut) else { return };
         while session.is_open() && !session.verifying {
             match session.inbound.next() {
                 None => return,
@@ -59,9 +57,8 @@ impl Shard {
 
     /// Hears the verdict on a token of an open session, and what the session has said since.
     pub(super) fn heed(&mut self, key: Key, serial: u64, verdict: Result<Identity, Refused>) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.serial == serial) else {
-            return;
-        };
+        let session = self.seats.get_mut(key).map(Seat::session_mut);
+        let Some(session) = session.filter(|session| session.serial == serial) else { return };
         session.verifying = false;
         self.desk.extend(session, verdict);
         self.unread.push(key);

@@ -1,10 +1,7 @@
 //! What a shard keeps about its sessions beside the sessions themselves, and what it does to one of them: offer it a
 //! message, say something, end it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use time::OffsetDateTime;
 use tracing::{debug, warn};
@@ -15,7 +12,8 @@ use crate::{
     farewell::farewell,
     registry::{Key, Registry},
     reply,
-    session::{Flushed, Session, State},
+    seat::{Flushed, Seat},
+    session::{Session, State},
     stats::ShardStats,
 };
 
@@ -53,18 +51,19 @@ impl Desk {
     }
 
     /// Queues `frame` for an open session, or does what the overflow policy says.
-    pub(super) fn offer(&mut self, session: &mut Session, frame: &Frame) {
-        if !session.is_open() {
+    pub(super) fn offer(&mut self, seat: &mut Seat, frame: &Frame) {
+        if !seat.session().is_open() {
             return;
         }
-        if session.queue(frame, &self.stats).is_err() {
+        if seat.session_mut().queue(frame, &self.stats).is_err() {
             // The outbox may only be full because this batch has not been written yet.
-            let flushed = session.flush(&self.stats);
+            let flushed = seat.flush(&self.stats);
+            let session = seat.session_mut();
             if session.queue(frame, &self.stats).is_err() && flushed != Flushed::Broken {
                 self.overflow(session, frame);
             }
         }
-        self.mark_dirty(session);
+        self.mark_dirty(seat.session_mut());
     }
 
     fn overflow(&mut self, session: &mut Session, frame: &Frame) {
@@ -119,20 +118,5 @@ impl Desk {
         self.mark_dirty(session);
         self.closing.push(session.key);
         debug!(user_id = %session.user, peer = %session.peer, code = reason.code(), "session closing");
-    }
-}
-
-/// How long a client may take to close its side once all is written. The kernel goes on sending after that, but
-/// what the client says then would cut it short.
-pub(super) const LINGER: Duration = Duration::from_millis(500);
-
-impl Session {
-    /// Shuts our side once the last words are written. The client's bytes are still read: a socket closed with
-    /// unread bytes would be reset, and the last words lost.
-    pub(super) fn after_last_words(&mut self, now: Instant) {
-        if let State::Draining { reason, deadline } = self.state {
-            let _ = self.socket.shutdown(std::net::Shutdown::Write);
-            self.state = State::Lingering { reason, deadline: deadline.min(now + LINGER) };
-        }
     }
 }

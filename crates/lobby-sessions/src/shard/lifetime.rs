@@ -6,13 +6,18 @@ use mio::{Interest, Token, net::TcpStream};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Shard, desk::LINGER};
+use super::Shard;
 use crate::{
     Admission, CloseReason,
     outbox::Outbox,
     registry::{Admittance, Key},
+    seat::Seat,
     session::{Session, State},
 };
+
+/// How long a client may take to close its side once all is written. The kernel goes on sending after that, but
+/// what the client says then would cut it short.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// An order to end every session, until it is carried out.
 #[derive(Debug)]
@@ -27,7 +32,7 @@ impl Shard {
     pub(super) fn admit(&mut self, admission: Admission, now: Instant) {
         let Admission { identity, transport, socket, peer, mut inbound, permit } = admission;
         let mut socket = TcpStream::from_std(socket);
-        let entry = self.sessions.vacant_entry();
+        let entry = self.seats.vacant_entry();
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.sockets.register(&mut socket, Token(key), interest) {
@@ -35,14 +40,13 @@ impl Shard {
         }
         inbound.set_max_message(self.desk.config.max_inbound_bytes);
         self.next_serial += 1;
-        entry.insert(Box::new(Session {
+        let session = Session {
             key,
             serial: self.next_serial,
             user: identity.user,
             login: identity.login.into(),
             transport,
             peer,
-            socket,
             state: State::Open,
             inbound,
             outbox: Outbox::new(transport, self.desk.config.outbox_bytes),
@@ -56,7 +60,8 @@ impl Shard {
             expires_at: identity.expires_at,
             backlog_since: None,
             _permit: permit,
-        }));
+        };
+        entry.insert(Seat::new(socket, session));
         self.desk.stats.session_opened(transport);
         self.enter(key);
         self.hear_out(key);
@@ -66,18 +71,18 @@ impl Shard {
     /// Registers the session and welcomes it, in this order and without a wait between: what is broadcast next
     /// follows the welcome.
     fn enter(&mut self, key: Key) {
-        let Self { sessions, desk, .. } = self;
-        let user = sessions[key].user;
+        let Self { seats, desk, .. } = self;
+        let user = seats[key].session().user;
         if self.drain.is_some() {
-            return desk.close(&mut sessions[key], CloseReason::Restart);
+            return desk.close(seats[key].session_mut(), CloseReason::Restart);
         }
         let Admittance::Granted { replaced } = desk.registry.login(user, key) else {
-            return desk.close(&mut sessions[key], CloseReason::AlreadyLoggedIn);
+            return desk.close(seats[key].session_mut(), CloseReason::AlreadyLoggedIn);
         };
         for old in &replaced {
-            desk.close(&mut sessions[*old], CloseReason::Replaced);
+            desk.close(seats[*old].session_mut(), CloseReason::Replaced);
         }
-        let session = &mut sessions[key];
+        let session = seats[key].session_mut();
         desk.welcome(session);
         info!(user_id = %user, login = &*session.login, peer = %session.peer,
             transport = session.transport.as_str(), replaced = replaced.len(), "session opened");
@@ -85,7 +90,8 @@ impl Shard {
 
     /// Forgets a session whose connection is lost or done with.
     pub(super) fn remove(&mut self, key: Key) {
-        let Some(session) = self.sessions.try_remove(key) else { return };
+        let Some(seat) = self.seats.try_remove(key) else { return };
+        let session = seat.leave();
         let code = match session.state {
             State::Open => {
                 self.desk.registry.logout(session.user, key);
@@ -109,7 +115,8 @@ impl Shard {
     /// Tells every session that the lobby restarts.
     pub(super) fn begin_drain(&mut self, within: Duration, done: oneshot::Sender<usize>, now: Instant) {
         let deadline = now + within;
-        for (_, session) in &mut self.sessions {
+        for (_, seat) in &mut self.seats {
+            let session = seat.session_mut();
             self.desk.close(session, CloseReason::Restart);
             if let State::Draining { reason, .. } = session.state {
                 session.state = State::Draining { reason, deadline };
@@ -123,17 +130,26 @@ impl Shard {
     /// goes on refusing logins.
     pub(super) fn end_drain(&mut self, now: Instant) {
         if let Some(drain) = &mut self.drain
-            && (self.sessions.is_empty() || now >= drain.until)
+            && (self.seats.is_empty() || now >= drain.until)
             && !drain.done.is_closed()
         {
             let (used, _) = oneshot::channel();
             let done = std::mem::replace(&mut drain.done, used);
-            let _ = done.send(self.sessions.len() + drain.cut_off);
+            let _ = done.send(self.seats.len() + drain.cut_off);
         }
     }
 
     /// When the drain's time is up.
     pub(super) fn drain_deadline(&self) -> Option<Instant> {
         self.drain.as_ref().filter(|drain| !drain.done.is_closed()).map(|drain| drain.until)
+    }
+}
+
+/// Shuts our side once the last words are written. The client's bytes are still read: a socket closed with unread
+/// bytes would be reset, and the last words lost.
+pub(super) fn after_last_words(seat: &mut Seat, now: Instant) {
+    if let State::Draining { reason, deadline } = seat.session().state {
+        seat.shut_down_writing();
+        seat.session_mut().state = State::Lingering { reason, deadline: deadline.min(now + LINGER) };
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::{Shard, desk::Desk};
 use crate::{
     CloseReason, SessionsConfig, reply,
+    seat::Seat,
     session::{Session, State},
 };
 
@@ -47,8 +48,8 @@ impl Shard {
         if now >= self.sweeps.open_sessions {
             self.sweeps.open_sessions = now + self.sweeps.period;
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            let Self { sessions, desk, .. } = self;
-            sessions.iter_mut().for_each(|(_, session)| desk.look_after(session, now, unix));
+            let Self { seats, desk, .. } = self;
+            seats.iter_mut().for_each(|(_, seat)| desk.look_after(seat, now, unix));
             self.shed(now);
         }
         if now >= self.sweeps.farewells {
@@ -59,7 +60,7 @@ impl Shard {
 
     fn end_farewells(&mut self, now: Instant) {
         let mut closing = std::mem::take(&mut self.desk.closing);
-        closing.retain(|key| match self.sessions.get(*key).map(|session| session.state) {
+        closing.retain(|key| match self.seats.get(*key).map(|seat| seat.session().state) {
             Some(State::Draining { deadline, .. } | State::Lingering { deadline, .. }) if now >= deadline => {
                 self.remove(*key);
                 false
@@ -82,21 +83,25 @@ impl Shard {
             let since = session.backlog_since;
             session.is_open() && since.is_some_and(|since| now.saturating_duration_since(since) >= SPARED)
         };
-        let mut slow: Vec<_> = self.sessions.iter().filter(|(_, session)| lags(session)).collect();
-        slow.sort_unstable_by_key(|(_, session)| std::cmp::Reverse(session.outbox.bytes()));
-        let slow: Vec<_> = slow.into_iter().map(|(key, _)| key).collect();
-        for key in slow {
+        let seats = self.seats.iter().map(|(key, seat)| (key, seat.session()));
+        let mut slow: Vec<_> = seats
+            .filter(|(_, session)| lags(session))
+            .map(|(key, session)| (key, session.outbox.bytes()))
+            .collect();
+        slow.sort_unstable_by_key(|&(_, waiting)| std::cmp::Reverse(waiting));
+        for (key, _) in slow {
             if meter.live_bytes() <= limit {
                 break;
             }
             self.desk.stats.shed.add(1);
-            self.desk.close(&mut self.sessions[key], CloseReason::TooSlow);
+            self.desk.close(self.seats[key].session_mut(), CloseReason::TooSlow);
         }
     }
 }
 
 impl Desk {
-    fn look_after(&mut self, session: &mut Session, now: Instant, unix: u64) {
+    fn look_after(&mut self, seat: &mut Seat, now: Instant, unix: u64) {
+        let session = seat.session();
         if !session.is_open() {
             return;
         }
@@ -104,13 +109,14 @@ impl Desk {
         let expired = session.expires_at.is_some_and(|at| unix >= at);
         let pings = session.unanswered_pings;
         if session.backlog_since.is_some_and(|since| waits(since) >= self.config.write_timeout) {
-            self.close(session, CloseReason::TooSlow);
+            self.close(seat.session_mut(), CloseReason::TooSlow);
         } else if self.config.close_on_expiry && expired {
-            self.close(session, CloseReason::TokenExpired);
+            self.close(seat.session_mut(), CloseReason::TokenExpired);
         } else if waits(session.last_inbound) >= self.config.ping_interval * (u32::from(pings) + 1) {
             if pings >= self.config.max_unanswered_pings {
-                self.close(session, CloseReason::PingTimeout);
+                self.close(seat.session_mut(), CloseReason::PingTimeout);
             } else {
+                let session = seat.session_mut();
                 session.unanswered_pings = pings + 1;
                 self.say(session, reply::PING);
             }
