@@ -72,6 +72,14 @@ and `MQ_VHOST` together for `broker.url`. A variable `LOBBY_…` without a doubl
 
 Durations are written like `250ms`, `30s`, `10m`; sizes like `65536`, `64KiB`, `1MiB`.
 
+Limits on connections: whoever is over one is told to try later. The limits for each address are off, since the lobby
+counts the address that it sees: behind a proxy, a load balancer or a container network that hides where clients come
+from, that is one address for all. Where clients connect directly, turn them on: players behind one router share its
+address, so `listen.max_connections_per_address = 50` and `listen.max_accepts_per_second_per_address = 5` are a good
+start. The rate in all lets 20,000 clients come back at once after a restart and then cuts a flood that lasts; a larger
+lobby needs a larger `listen.accept_burst`, or its clients return over some seconds more. `lobby_connections_refused_total`
+counts by limit, and a log line names the setting.
+
 ";
 
 #[cfg(test)]

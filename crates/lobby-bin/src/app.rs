@@ -26,6 +26,7 @@ use crate::{
     Failure, admin,
     config::{Address, Config},
     dispatch::{Dispatcher, Outcomes},
+    doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
     listener::{Acceptor, bind},
     login::{self, Jwks, Verifier},
@@ -38,7 +39,7 @@ use crate::{
 const ADMISSIONS: usize = 256;
 /// Log lines a second about logins that were refused.
 const LOGIN_LINES_PER_SECOND: u32 = 10;
-/// Connections over the limit that are told so at the same time; more are dropped without a word.
+/// Connections over a limit that are told so at the same time; more are dropped without a word.
 const TURNED_AWAY_AT_ONCE: usize = 64;
 /// A session that is being closed has this long to read its last words.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
@@ -138,13 +139,15 @@ impl App {
             retry_spread_ms: millis(config.retry_spread),
             counts: Counts::default(),
             log_gate: Mutex::new(LogGate::new(LOGIN_LINES_PER_SECOND)),
-            turning_away: Semaphore::new(TURNED_AWAY_AT_ONCE),
+            turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
         });
+        let doorkeeper = Arc::new(Doorkeeper::new(config.connection_limits(), std::time::Instant::now()));
         let figures = Figures {
             sessions: Arc::clone(&sessions),
             outcomes,
             consumer: consumer.stats(),
             gate: Arc::clone(&gate),
+            doorkeeper: Arc::clone(&doorkeeper),
         };
         let mut app = Self {
             drain_timeout: config.drain_timeout,
@@ -156,22 +159,27 @@ impl App {
             stop_admin: CancellationToken::new(),
             acceptors: Vec::new(),
         };
-        app.serve(listeners, gate, figures, config.max_connections);
+        app.serve(listeners, &gate, &doorkeeper, figures);
         Ok(app)
     }
 
-    fn serve(&mut self, listeners: Listeners, gate: Arc<Gate>, figures: Figures, max_connections: usize) {
+    fn serve(
+        &mut self,
+        listeners: Listeners,
+        gate: &Arc<Gate>,
+        doorkeeper: &Arc<Doorkeeper>,
+        figures: Figures,
+    ) {
         let (admitted, logins) = mpsc::channel(ADMISSIONS);
         tokio::spawn(admit(logins, Arc::clone(&self.sessions)));
-        let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         for (transport, listener) in
             [(Transport::Tcp, listeners.tcp), (Transport::WebSocket, listeners.websocket)]
         {
             let Some(listener) = listener else { continue };
             let acceptor = Acceptor {
                 transport,
-                gate: Arc::clone(&gate),
-                places: Arc::clone(&places),
+                gate: Arc::clone(gate),
+                doorkeeper: Arc::clone(doorkeeper),
                 admitted: admitted.clone(),
                 handshakes: self.handshakes.clone(),
                 stop: self.stop_accepting.clone(),
@@ -271,7 +279,8 @@ fn start_sessions(
         inbox_capacity: usize::from(config.prefetch) + defaults.inbox_capacity,
         ..defaults
     };
-    let sessions = Sessions::start(sessions, authenticator, &Handle::current()).context("start the sessions' threads")?;
+    let sessions = Sessions::start(sessions, authenticator, &Handle::current())
+        .context("start the sessions' threads")?;
     Ok(Arc::new(sessions))
 }
 

@@ -3,35 +3,40 @@
 //! Runs apart from the threads that deliver: a flood of logins costs deliveries nothing. Everything is under one
 //! deadline and a limit in bytes.
 
+mod counts;
+#[cfg(test)]
+pub mod tests;
+
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use lobby_sessions::{
     Admission, Authenticator, CloseReason, Command, Event, Frame, FrameKind, Identity, Inbound, LogGate,
-    Refused, Transport, farewell, pong_frame, reply,
+    Place, Refused, Transport, farewell, pong_frame, reply,
 };
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use self::counts::Counted;
+pub use self::counts::Counts;
 use crate::upgrade::{self, Decision, OriginPolicy, Rejection};
 
 /// Tokens that may fail before the connection is closed (`CLIENT_PROTOCOL`).
 const MAX_FAILED_LOGINS: u32 = 3;
 /// How long a connection that is being closed may take to read its last words.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
+/// Bytes of a connection that is being closed which are read and thrown away; one that sends more may be reset.
+const FAREWELL_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 4096;
 
 /// Limits and policies before login.
@@ -45,30 +50,7 @@ pub struct Gate {
     pub counts: Counts,
     pub log_gate: Mutex<LogGate>,
     /// Places for connections that are being turned away.
-    pub turning_away: Semaphore,
-}
-
-/// How handshakes ended.
-#[derive(Debug, Default)]
-pub struct Counts {
-    pub logged_in: AtomicU64,
-    pub refused_tokens: AtomicU64,
-    pub refused_upgrades: AtomicU64,
-    pub left: AtomicU64,
-    closed: [AtomicU64; lobby_sessions::CLOSE_CODES.len()],
-}
-
-impl Counts {
-    fn closed_with(&self, reason: CloseReason) {
-        if let Some(slot) = lobby_sessions::CLOSE_CODES.iter().position(|c| *c == reason.code()) {
-            self.closed[slot].fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Connections closed before login, by code, in the order of [`lobby_sessions::CLOSE_CODES`].
-    pub fn closes(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
-        lobby_sessions::CLOSE_CODES.into_iter().zip(self.closed.iter().map(|c| c.load(Relaxed)))
-    }
+    pub turning_away: Arc<Semaphore>,
 }
 
 /// How a handshake ends without a login.
@@ -94,9 +76,10 @@ impl Gate {
         socket: TcpStream,
         peer: SocketAddr,
         transport: Transport,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         stop: &CancellationToken,
     ) -> Option<Admission> {
+        let _counted = Counted::new(&self.counts.handshakes);
         let deadline = Instant::now() + self.login_timeout;
         let mut guest = Guest {
             socket,
@@ -117,7 +100,7 @@ impl Gate {
                 self.counts.logged_in.fetch_add(1, Relaxed);
                 let Guest { socket, inbound, .. } = guest;
                 let socket = socket.into_std().ok()?;
-                Some(Admission { identity, transport, socket, peer, inbound, permit: Some(permit) })
+                Some(Admission { identity, transport, socket, peer, inbound, permit: Some(place) })
             }
             Err(end) => {
                 self.part(guest, end).await;
@@ -126,17 +109,27 @@ impl Gate {
         }
     }
 
-    /// Turns a connection away that is over a limit.
-    pub async fn turn_away(&self, socket: TcpStream, peer: SocketAddr, transport: Transport) {
-        let Ok(_place) = self.turning_away.try_acquire() else { return };
-        let inbound = Inbound::new(transport, 0);
-        let upgraded = transport == Transport::Tcp;
-        let guest = Guest { socket, peer, transport, inbound, frame: self.frame, upgraded, failed_logins: 0 };
-        self.part(guest, End::Close(CloseReason::TryLater)).await;
+    /// The farewell of a connection that is over a limit, said before anything is read. `None` when too many are
+    /// being turned away already: the socket is then closed at once, and costs nothing more.
+    pub fn turn_away(
+        self: Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        transport: Transport,
+    ) -> Option<impl Future<Output = ()> + Send> {
+        let turning_away = Arc::clone(&self.turning_away).try_acquire_owned().ok()?;
+        Some(async move {
+            let inbound = Inbound::new(transport, 0);
+            let upgraded = transport == Transport::Tcp;
+            let guest =
+                Guest { socket, peer, transport, inbound, frame: self.frame, upgraded, failed_logins: 0 };
+            self.part(guest, End::Close(CloseReason::TryLater)).await;
+            drop(turning_away);
+        })
     }
 
     async fn part(&self, mut guest: Guest, end: End) {
-        let last_words = match guest.in_its_language(end) {
+        let last_words = match guest.in_its_language(end, self.retry_spread_ms) {
             End::Left => {
                 self.counts.left.fetch_add(1, Relaxed);
                 return;
@@ -158,7 +151,8 @@ impl Gate {
             guest.socket.write_all(&last_words).await?;
             guest.socket.shutdown().await?;
             // Read to the end: a socket closed with unread bytes is reset, and the last words are lost.
-            while !read(&guest.socket, |_| ()).await? {}
+            let mut room = FAREWELL_BYTES;
+            while room > 0 && !read(&guest.socket, |bytes| room = room.saturating_sub(bytes.len())).await? {}
             io::Result::Ok(())
         };
         let _ = timeout(FAREWELL_TIME, farewell).await;
@@ -196,10 +190,13 @@ struct Guest {
 
 impl Guest {
     /// A WebSocket client that has not been upgraded can only be told by an HTTP status.
-    fn in_its_language(&self, end: End) -> End {
+    fn in_its_language(&self, end: End, retry_spread_ms: u64) -> End {
         match end {
             End::Close(CloseReason::LoginTimeout) if !self.upgraded => End::Reject(Rejection::TOO_SLOW),
-            End::Close(_) if !self.upgraded => End::Reject(Rejection::BUSY),
+            End::Close(reason) if !self.upgraded => {
+                let retry = reason.retry_after_ms(retry_spread_ms, fastrand::u64(..));
+                End::Reject(Rejection::busy(retry.unwrap_or(retry_spread_ms)))
+            }
             end => end,
         }
     }
@@ -284,91 +281,5 @@ impl Guest {
     async fn say(&mut self, json: &str) -> io::Result<()> {
         let frame = Frame::control(json, self.frame);
         self.socket.write_all(self.transport.bytes(&frame)).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use lobby_sessions::Verdict;
-    use tokio::{io::AsyncReadExt, net::TcpListener, sync::Semaphore};
-
-    use super::*;
-
-    struct Nobody;
-
-    impl Authenticator for Nobody {
-        fn authenticate<'a>(&'a self, _: &'a str) -> Verdict<'a> {
-            Box::pin(async { Err(Refused("nobody may".to_owned())) })
-        }
-    }
-
-    fn gate(login_timeout: Duration) -> Gate {
-        Gate {
-            authenticator: Arc::new(Nobody),
-            login_timeout,
-            max_login_bytes: 1024,
-            origins: OriginPolicy::SameHost,
-            frame: FrameKind::Text,
-            retry_spread_ms: 1000,
-            counts: Counts::default(),
-            log_gate: Mutex::new(LogGate::new(1)),
-            turning_away: Semaphore::new(1),
-        }
-    }
-
-    /// All that a client reads which says `said` and nothing else.
-    async fn answer(gate: Gate, transport: Transport, said: &str, stop: CancellationToken) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (mut client, (socket, peer)) = (client.expect("connected"), accepted.expect("accepted"));
-        let places = Arc::new(Semaphore::new(1));
-        let permit = Arc::clone(&places).try_acquire_owned().expect("a place");
-        let receiving = tokio::spawn(async move {
-            assert!(gate.receive(socket, peer, transport, permit, &stop).await.is_none());
-        });
-        client.write_all(said.as_bytes()).await.expect("written");
-        let mut heard = String::new();
-        let limit = Duration::from_secs(20);
-        timeout(limit, client.read_to_string(&mut heard)).await.expect("an end").expect("text");
-        drop(client);
-        receiving.await.expect("no panic");
-        assert_eq!(places.available_permits(), 1, "the place is given back");
-        heard
-    }
-
-    #[tokio::test]
-    async fn a_client_is_told_in_the_language_that_it_speaks_by_then() {
-        let (soon, later) = (Duration::from_millis(50), Duration::from_secs(60));
-        let stopped = || {
-            let stop = CancellationToken::new();
-            stop.cancel();
-            stop
-        };
-        let half = "GET / HTTP/1.1\r\nHost: x\r\n";
-        for (gate, transport, said, stop, heard) in [
-            (gate(soon), Transport::Tcp, "", CancellationToken::new(), "\"code\":4004"),
-            (gate(soon), Transport::WebSocket, half, CancellationToken::new(), "HTTP/1.1 408 "),
-            (gate(later), Transport::Tcp, "", stopped(), "\"code\":1012"),
-            (gate(later), Transport::WebSocket, half, stopped(), "HTTP/1.1 503 "),
-        ] {
-            let got = answer(gate, transport, said, stop).await;
-            assert!(got.contains(heard), "{transport:?} {said:?}: {got}");
-        }
-    }
-
-    #[tokio::test]
-    async fn before_the_login_only_the_way_to_it_is_open() {
-        let later = Duration::from_secs(60);
-        let auth = "{\"command\":\"auth\",\"token\":\"x\"}\n";
-        for (said, heard) in [
-            ("{\"command\":\"dance\"}\n".to_owned(), "\"code\":4503"),
-            ("nonsense\n".to_owned(), "\"code\":4503"),
-            ("x".repeat(2000), "\"code\":1009"),
-            (auth.repeat(3), "\"code\":4500"),
-        ] {
-            let got = answer(gate(later), Transport::Tcp, &said, CancellationToken::new()).await;
-            assert!(got.contains(heard), "{said:.40}: {got}");
-        }
     }
 }

@@ -1,18 +1,23 @@
-//! Accepts connections, within a limit, until it is told to stop.
+//! Accepts connections, within limits, until it is told to stop.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use lobby_sessions::{Admission, Transport};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-use crate::handshake::Gate;
+use crate::{doorkeeper::Doorkeeper, handshake::Gate};
 
 /// Connections that the kernel may hold for us; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -43,8 +48,7 @@ pub fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub struct Acceptor {
     pub transport: Transport,
     pub gate: Arc<Gate>,
-    /// Places for connections in all; each connection holds one until it ends.
-    pub places: Arc<Semaphore>,
+    pub doorkeeper: Arc<Doorkeeper>,
     /// Where connections go that have logged in.
     pub admitted: mpsc::Sender<Admission>,
     pub handshakes: TaskTracker,
@@ -89,14 +93,16 @@ impl Acceptor {
         // Messages are small and must go out at once. A socket that refuses the option is broken anyway.
         let _ = socket.set_nodelay(true);
         let (gate, transport) = (Arc::clone(&self.gate), self.transport);
-        match Arc::clone(&self.places).try_acquire_owned() {
+        match self.doorkeeper.admit(Instant::now(), peer) {
             Err(_) => {
-                self.handshakes.spawn(async move { gate.turn_away(socket, peer, transport).await });
+                if let Some(farewell) = gate.turn_away(socket, peer, transport) {
+                    self.handshakes.spawn(farewell);
+                }
             }
-            Ok(permit) => {
+            Ok(place) => {
                 let (admitted, stop) = (self.admitted.clone(), self.stop.clone());
                 self.handshakes.spawn(async move {
-                    if let Some(admission) = gate.receive(socket, peer, transport, permit, &stop).await {
+                    if let Some(admission) = gate.receive(socket, peer, transport, place, &stop).await {
                         let _ = admitted.send(admission).await;
                     }
                 });
@@ -110,3 +116,6 @@ fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

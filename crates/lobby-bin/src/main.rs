@@ -5,6 +5,7 @@ mod app;
 mod cli;
 mod config;
 mod dispatch;
+mod doorkeeper;
 mod file_limit;
 mod handshake;
 mod listener;

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{dispatch::Outcomes, handshake::Gate};
+use crate::{dispatch::Outcomes, doorkeeper::Doorkeeper, handshake::Gate};
 
 /// Where the figures are.
 #[derive(Clone)]
@@ -21,6 +21,7 @@ pub struct Figures {
     pub outcomes: Arc<Outcomes>,
     pub consumer: Arc<ConsumerStats>,
     pub gate: Arc<Gate>,
+    pub doorkeeper: Arc<Doorkeeper>,
 }
 
 impl std::fmt::Debug for Figures {
@@ -87,6 +88,7 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let mut page = Page(&mut encoder);
         self.deliveries(&mut page)?;
+        self.connections(&mut page)?;
         self.clients(&mut page)?;
         self.broker(&mut page)
     }
@@ -140,6 +142,20 @@ impl Figures {
             "Messages dropped from outboxes to make room",
             &[(&[], stats.dropped_oldest)],
         )
+    }
+
+    fn connections(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let open = u64::try_from(self.doorkeeper.open()).unwrap_or(u64::MAX);
+        page.gauge("connections", "Connections of clients, logged in or not", &[(&[], open)])?;
+        page.gauge(
+            "handshakes",
+            "Connections that have not logged in yet",
+            &[(&[], self.gate.counts.handshakes.load(Relaxed))],
+        )?;
+        let series: Vec<_> =
+            self.doorkeeper.refused().map(|(limit, n)| ([("limit", limit.as_str())], n)).collect();
+        let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+        page.counter("connections_refused", "Connections turned away by the limit that was reached", &series)
     }
 
     fn clients(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {

@@ -63,21 +63,23 @@ pub struct Rejection {
     pub status: u16,
     phrase: &'static str,
     header: &'static str,
+    retry_after_s: Option<u64>,
     body: &'static str,
 }
 
 impl Rejection {
     const fn new(status: u16, phrase: &'static str, body: &'static str) -> Self {
-        Self { status, phrase, header: "", body }
+        Self { status, phrase, header: "", retry_after_s: None, body }
     }
 
-    /// Too many connections: try later.
-    pub const BUSY: Self = Self {
-        status: 503,
-        phrase: "Service Unavailable",
-        header: "Retry-After: 5\r\n",
-        body: "a limit on connections is reached, try later",
-    };
+    /// A limit on connections is reached, or the lobby restarts: try again after so many milliseconds, rounded up to
+    /// the whole seconds that HTTP knows.
+    pub const fn busy(retry_after_ms: u64) -> Self {
+        Self {
+            retry_after_s: Some(retry_after_ms.div_ceil(1000)),
+            ..Self::new(503, "Service Unavailable", "no more connections for now, try later")
+        }
+    }
 
     /// The request took longer than the login may take.
     pub const TOO_SLOW: Self = Self::new(408, "Request Timeout", "the request took too long");
@@ -88,10 +90,12 @@ impl Rejection {
 
     /// The response's bytes.
     pub fn response(&self) -> String {
-        let Self { status, phrase, header, body } = self;
+        let Self { status, phrase, header, retry_after_s, body } = self;
         let len = body.len() + 1;
+        let retry_after =
+            retry_after_s.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
         format!(
-            "HTTP/1.1 {status} {phrase}\r\n{header}Content-Type: text/plain\r\nContent-Length: {len}\r\n\
+            "HTTP/1.1 {status} {phrase}\r\n{header}{retry_after}Content-Type: text/plain\r\nContent-Length: {len}\r\n\
              Connection: close\r\n\r\n{body}\n"
         )
     }
@@ -268,5 +272,14 @@ mod tests {
             assert_eq!(status(&text, &listed), by_list, "{origin}");
             assert_eq!(status(&text, &any), 101, "{origin}");
         }
+    }
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_and_never_cut_short() {
+        for (millis, seconds) in [(1, 1), (1000, 1), (1001, 2), (10_100, 11)] {
+            let response = Rejection::busy(millis).response();
+            assert!(response.contains(&format!("\r\nRetry-After: {seconds}\r\n")), "{response}");
+        }
+        assert!(!Rejection::TOO_SLOW.response().contains("Retry-After"));
     }
 }

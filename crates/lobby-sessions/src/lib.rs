@@ -20,7 +20,7 @@ mod inbox;
 mod line;
 mod log_gate;
 mod outbox;
-
+mod place;
 mod registry;
 pub mod reply;
 mod run;
@@ -42,6 +42,7 @@ pub use histogram::{Histogram, Snapshot};
 pub use inbound::{Event, Inbound};
 pub use log_gate::LogGate;
 pub use outbox::OverflowPolicy;
+pub use place::{Place, Places};
 pub use registry::DuplicateLogin;
 pub use session::Admission;
 pub use sessions::Sessions;

@@ -3,10 +3,9 @@
 use std::{net::SocketAddr, time::Instant};
 
 use notify_protocol::UserId;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    CloseReason, Frame, Identity, Inbound, Transport,
+    CloseReason, Frame, Identity, Inbound, Place, Transport,
     outbox::{Full, Outbox},
     registry::Key,
     stats::ShardStats,
@@ -25,8 +24,8 @@ pub struct Admission {
     pub peer: SocketAddr,
     /// The decoder with whatever followed the login in the same packet.
     pub inbound: Inbound,
-    /// The place that this connection takes in the limit of connections; given back when it ends.
-    pub permit: Option<OwnedSemaphorePermit>,
+    /// The place that this connection takes in the limits on connections; given back when it ends.
+    pub permit: Option<Place>,
 }
 
 /// Open → Draining → Lingering → gone; a session whose connection is lost is gone at once.
@@ -66,7 +65,7 @@ pub(crate) struct Session {
     pub(crate) expires_at: Option<u64>,
     /// Since when the outbox has not been empty.
     pub(crate) backlog_since: Option<Instant>,
-    pub(crate) _permit: Option<OwnedSemaphorePermit>,
+    pub(crate) _permit: Option<Place>,
 }
 
 impl Session {

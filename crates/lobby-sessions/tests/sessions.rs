@@ -12,8 +12,8 @@ use std::{
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, DuplicateLogin, Frame, FrameKind, Identity, Inbound, Sessions, SessionsConfig,
-    Transport, Verdict,
+    Admission, Authenticator, DuplicateLogin, Frame, FrameKind, Identity, Inbound, Place, Places, Sessions,
+    SessionsConfig, Transport, Verdict,
 };
 use notify_protocol::UserId;
 use rig::{Client, Lobby, PATIENCE, identity};
@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     runtime::Handle,
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::timeout,
 };
 
@@ -69,13 +69,22 @@ async fn messages_arrive_in_the_order_in_which_they_were_handed_over() {
 #[tokio::test]
 async fn a_connection_holds_its_place_until_it_has_ended() {
     let lobby = Lobby::start(|_| {}).await;
-    let places = Arc::new(tokio::sync::Semaphore::new(1));
-    let permit = Arc::clone(&places).try_acquire_owned().expect("a place");
-    let client = lobby.connect_with(1, Transport::Tcp, Some(permit)).await;
+    let given_back = Arc::new(GivenBack(Semaphore::new(0)));
+    let place = Place::new(Arc::clone(&given_back) as Arc<dyn Places>, 7);
+    let client = lobby.connect_with(1, Transport::Tcp, Some(place)).await;
     lobby.until("logged in", |s| s.sessions == [1, 0]).await;
-    assert_eq!(places.available_permits(), 0);
+    assert_eq!(given_back.0.available_permits(), 0);
     drop(client);
-    let _again = timeout(PATIENCE, places.acquire()).await.expect("the place is given back");
+    let _seven = timeout(PATIENCE, given_back.0.acquire_many(7)).await.expect("the place is given back");
+}
+
+/// Counts up by the key of each place that comes back.
+struct GivenBack(Semaphore);
+
+impl Places for GivenBack {
+    fn give_back(&self, key: u64) {
+        self.0.add_permits(key as usize);
+    }
 }
 
 /// A ticket that keeps the thread that drops it until the lock is free.

@@ -10,6 +10,7 @@ use notify_amqp::BrokerUrl;
 use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
 use super::value::{Address, ByteSize, LogFormat, Name, Secret, parse_duration};
+use crate::doorkeeper::{Limits, Rate};
 
 /// The whole configuration, typed and checked key by key. `Config::default()` is blank: the defaults that people
 /// get stand in [`SETTINGS`], as text, and [`Config::new`] applies them.
@@ -30,6 +31,11 @@ pub struct Config {
     pub websocket: Address,
     pub admin: Address,
     pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub max_accepts_per_second: usize,
+    pub accept_burst: usize,
+    pub max_accepts_per_second_per_address: usize,
+    pub accept_burst_per_address: usize,
     pub origins: Vec<String>,
     pub secret: Secret,
     pub jwks: String,
@@ -75,6 +81,16 @@ impl Config {
             "allow" => DuplicateLogin::Allow { max: self.max_per_user },
             "reject" => DuplicateLogin::Reject,
             _ => DuplicateLogin::Replace,
+        }
+    }
+
+    /// The limits on connections that the keys of `listen` amount to.
+    pub fn connection_limits(&self) -> Limits {
+        Limits {
+            total: self.max_connections,
+            per_address: self.max_connections_per_address,
+            rate: Rate::new(self.max_accepts_per_second, self.accept_burst),
+            address_rate: Rate::new(self.max_accepts_per_second_per_address, self.accept_burst_per_address),
         }
     }
 
@@ -200,6 +216,16 @@ settings! {
         |c, t| c.admin = parse(t)?;
     listen.max_connections = "100000", "Connections in all; one more is told to try later (1013, or 503 before the upgrade).",
         |c, t| c.max_connections = whole(t, 1, 10_000_000)?;
+    listen.max_connections_per_address = "0", "Connections of one IPv4 address or one IPv6 /64; 0 means no limit, which a proxy in front needs: all clients then share its address.",
+        |c, t| c.max_connections_per_address = whole(t, 0, 10_000_000)?;
+    listen.max_accepts_per_second = "2000", "New connections a second in all, once the burst is used up; 0 means no limit.",
+        |c, t| c.max_accepts_per_second = whole(t, 0, 1_000_000)?;
+    listen.accept_burst = "20000", "New connections in all that may come at once, as after a restart.",
+        |c, t| c.accept_burst = whole(t, 1, 10_000_000)?;
+    listen.max_accepts_per_second_per_address = "0", "New connections a second of one IPv4 address or one IPv6 /64, once the burst is used up; 0 means no limit, which a proxy in front needs.",
+        |c, t| c.max_accepts_per_second_per_address = whole(t, 0, 1_000_000)?;
+    listen.accept_burst_per_address = "50", "New connections of one address that may come at once.",
+        |c, t| c.accept_burst_per_address = whole(t, 1, 10_000_000)?;
     listen.origins = "", "Origins that browsers may connect from, separated by commas; empty allows the same host, \"*\" all.",
         |c, t| c.origins = t.split(',').map(str::trim).filter(|o| !o.is_empty()).map(str::to_owned).collect();
 
@@ -247,7 +273,7 @@ settings! {
 
     shutdown.drain_timeout = "10s", "How long a drain may take before the process ends anyway.",
         |c, t| c.drain_timeout = within(t, 100 * MS, 3600 * SECOND)?;
-    shutdown.retry_spread = "10s", "Over how long the returns of the clients are spread after a drain.",
+    shutdown.retry_spread = "10s", "Over how long the returns of clients are spread that a drain or a limit on connections sent away.",
         |c, t| c.retry_spread = within(t, MS, 3600 * SECOND)?;
 
     log.level = "info", "What is logged: error, warn, info, debug, trace, or a filter like \"info,lobby=debug\".",
@@ -282,6 +308,12 @@ mod tests {
             "LOBBY_LISTEN__TCP",
             "LOBBY_LISTEN__WEBSOCKET",
             "LOBBY_LISTEN__ADMIN",
+            "LOBBY_LISTEN__MAX_CONNECTIONS",
+            "LOBBY_LISTEN__MAX_CONNECTIONS_PER_ADDRESS",
+            "LOBBY_LISTEN__MAX_ACCEPTS_PER_SECOND",
+            "LOBBY_LISTEN__ACCEPT_BURST",
+            "LOBBY_LISTEN__MAX_ACCEPTS_PER_SECOND_PER_ADDRESS",
+            "LOBBY_LISTEN__ACCEPT_BURST_PER_ADDRESS",
             "LOBBY_AUTH__SECRET",
             "LOBBY_AUTH__JWKS",
             "LOBBY_AUTH__SCOPE",
@@ -295,6 +327,19 @@ mod tests {
     }
 
     #[test]
+    fn every_client_of_a_full_lobby_may_come_back_at_once_through_one_proxy() {
+        use crate::doorkeeper::Doorkeeper;
+
+        let now = std::time::Instant::now();
+        let doorkeeper = std::sync::Arc::new(Doorkeeper::new(Config::new().connection_limits(), now));
+        let proxy = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let places: Result<Vec<_>, _> = (0..20_000).map(|_| doorkeeper.admit(now, proxy)).collect();
+        assert_eq!(places.map(|places| places.len()), Ok(20_000));
+        let one_more = doorkeeper.admit(now, proxy).expect_err("a flood is cut to the rate");
+        assert_eq!(one_more.setting(), "listen.max_accepts_per_second");
+    }
+
+    #[test]
     fn a_wrong_value_is_answered_with_what_would_be_right() {
         let mut config = Config::new();
         for (section, key, value, says) in [
@@ -304,6 +349,9 @@ mod tests {
             ("sessions", "login_timeout", "soon", "30s"),
             ("sessions", "outbox_bytes", "much", "1MiB"),
             ("listen", "tcp", "here", "off"),
+            ("listen", "max_connections_per_address", "-1", "from 0 to"),
+            ("listen", "max_accepts_per_second", "fast", "from 0 to"),
+            ("listen", "accept_burst", "0", "from 1 to"),
             ("log", "format", "xml", "\"human\" or \"json\""),
         ] {
             let error = Setting::find(section, key).expect("a setting").apply(&mut config, value);

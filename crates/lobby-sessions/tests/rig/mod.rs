@@ -96,7 +96,7 @@ impl Lobby {
         &self,
         user: i64,
         transport: Transport,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+        permit: Option<lobby_sessions::Place>,
     ) -> TcpStream {
         let address: SocketAddr = self.listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
