@@ -5,6 +5,7 @@
 //! how long something took. A failing scenario shows what was expected, what came, and the lobby's last log lines.
 
 mod addressing;
+mod admittance;
 mod catalog;
 mod conversation;
 mod drain;

@@ -21,7 +21,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) use log_book::LogBook;
+pub(crate) use log_book::{LogBook, Record};
 pub(crate) use metrics::Metrics;
 
 use crate::client::Transport;

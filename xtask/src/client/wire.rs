@@ -4,7 +4,7 @@
 //! break a client that splits on newlines.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -46,6 +46,8 @@ impl fmt::Display for Transport {
 pub(crate) struct Dialing {
     /// Bytes the kernel may hold for a client that does not read.
     pub(crate) receive_buffer: Option<u32>,
+    /// The address to come from; only Linux has more than one on the loopback interface.
+    pub(crate) from: Option<IpAddr>,
     /// WebSocket: offers this subprotocol and insists that it is echoed.
     pub(crate) subprotocol: Option<&'static str>,
 }
@@ -71,6 +73,9 @@ impl Wire {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if let Some(bytes) = how.receive_buffer {
             socket.set_recv_buffer_size(bytes).context("limit the receive buffer")?;
+        }
+        if let Some(from) = how.from {
+            socket.bind(SocketAddr::new(from, 0)).context("choose an address")?;
         }
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;

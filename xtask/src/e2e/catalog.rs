@@ -4,8 +4,8 @@ use futures_util::future::BoxFuture;
 
 use super::stage::Stage;
 use super::{
-    addressing, conversation, drain, duplicates, examples, limits, logins, outage, refusals, restart,
-    slow_reader, start_up, vectors,
+    addressing, admittance, conversation, drain, duplicates, examples, limits, logins, outage, refusals,
+    restart, slow_reader, start_up, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -62,6 +62,9 @@ scenarios! {
     "login-timeout" SideBySide limits::login_timeout,
     "protocol-errors" SideBySide limits::protocol_errors,
     "oversize-and-bad-text" SideBySide limits::oversize_and_bad_text,
+    "connection-limits" SideBySide admittance::connection_limits,
+    "connection-rates" SideBySide admittance::connection_rates,
+    "crowd-from-one-address" SideBySide admittance::crowd_from_one_address,
     "session-and-welcome" SideBySide conversation::session_and_welcome,
     "ping-pong" SideBySide conversation::ping_pong,
     "idle-ping" SideBySide conversation::idle_ping,

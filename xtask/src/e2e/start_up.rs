@@ -74,9 +74,12 @@ pub(super) async fn existing_exchange(stage: &Stage) -> anyhow::Result<()> {
 
 /// Every promised metric is there, and the admin address answers.
 pub(super) async fn metrics(stage: &Stage) -> anyhow::Result<()> {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 14] = [
         "lobby_deliveries_total",
         "lobby_sessions",
+        "lobby_connections",
+        "lobby_handshakes",
+        "lobby_connections_refused_total",
         "lobby_messages_written_total",
         "lobby_bytes_written_total",
         "lobby_outbox_overflow_total",
