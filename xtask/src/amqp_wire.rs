@@ -15,8 +15,9 @@ mod field;
 mod frame;
 mod publisher;
 mod url;
+mod written;
 
-pub(crate) use connection::{CONNECTION_NAME, Connection, QueueState};
+pub(crate) use connection::{CONNECTION_NAME, Connection, Got, QueueState};
 pub(crate) use field::{Properties, decode_body};
 pub(crate) use publisher::{Message, Outcome, Publisher};
 pub(crate) use url::{AmqpUrl, percent_encode};

@@ -36,7 +36,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     run.tests().await?;
     run.documents().await?;
     run.broker_tests().await?;
-    run.cargo("end-to-end tests", &["xtask", "e2e"]).await?;
+    run.end_to_end_tests().await?;
     run.show();
     Ok(())
 }
@@ -80,6 +80,13 @@ impl Run {
         let mut command = with_broker_tests();
         command.args(["--bin", "xtask", "--test", "broker_command", "--", "broker"]);
         self.command("tests of the brokers for tests", command).await
+    }
+
+    async fn end_to_end_tests(&mut self) -> anyhow::Result<()> {
+        // Nothing may be skipped here.
+        let mut command = cargo();
+        command.args(["xtask", "e2e"]).env("CI", "true");
+        self.command("end-to-end tests", command).await
     }
 
     async fn library_on(&mut self, broker: &Broker) -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ mod notifier;
 mod order;
 mod outage;
 mod proxy;
+mod publishers;
 mod refusals;
 mod report;
 mod restart;
@@ -89,6 +90,10 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
         None => crate::build::lobby().await?,
     };
     raise_file_limit()?;
+    if chosen.iter().any(|scenario| scenario.name.starts_with(catalog::PYTHON)) {
+        // Made while the broker starts and others play. Whoever needs it waits, and tells what went wrong.
+        tokio::spawn(crate::python::environment());
+    }
     let mut told = |step: &str| eprintln!("{step}");
     let broker = Broker::start(&BrokerOptions::from_env(false)?, &mut told).await;
     let broker = broker.context("start RabbitMQ for the end-to-end tests")?;
@@ -164,7 +169,10 @@ async fn run_one(scenario: &'static Scenario, broker: &Arc<Broker>, lobby: PathB
         Err(panic) => Err(anyhow::anyhow!("panicked: {panic}")),
     };
     match result {
-        Ok(()) => Verdict::passed(scenario.name, start.elapsed(), stage.facts()),
+        Ok(()) => match stage.skipped() {
+            Some(reason) => Verdict::skipped(scenario.name, start.elapsed(), reason),
+            None => Verdict::passed(scenario.name, start.elapsed(), stage.facts()),
+        },
         Err(error) => Verdict::failed(scenario.name, start.elapsed(), &error, stage.last_log_lines()),
     }
 }

@@ -21,6 +21,7 @@ mod http;
 mod lobby;
 mod process;
 mod progress;
+mod python;
 mod run;
 mod token;
 

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::frame::{BASIC, BODY, Decoder, Encoder, HEADER, HEARTBEAT, METHOD, push_frame, read_frame};
 use super::publisher::Ledger;
 use super::url::AmqpUrl;
+use super::written::{WrittenHeader, written_headers};
 use crate::PATIENCE;
 
 /// Asked of the broker; half of it between two heartbeats of ours.
@@ -37,6 +38,7 @@ pub(crate) struct QueueState {
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) redelivered: bool,
+    pub(crate) headers: Vec<WrittenHeader>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -79,6 +81,7 @@ struct Reply {
     class: u16,
     method: u16,
     arguments: Vec<u8>,
+    properties: Vec<u8>,
     body: Vec<u8>,
 }
 
@@ -201,6 +204,27 @@ impl Connection {
         self.call(request, 40, &[11]).await.map(drop).with_context(|| format!("declare exchange `{name}`"))
     }
 
+    /// Declares a queue of this connection's own, bound to `exchange`, and returns its name.
+    pub(crate) async fn eavesdrop(&self, exchange: &str, routing_key: &str) -> anyhow::Result<String> {
+        const EXCLUSIVE: u8 = 0b0_0100;
+        let mut request = Encoder::method(50, 10);
+        request.0.extend([0, 0]);
+        request.short_string("")?;
+        request.0.push(EXCLUSIVE);
+        request.long_bytes(&[])?;
+        let reply = self.call(request, 50, &[11]).await.context("declare a queue of our own")?;
+        let queue = Decoder(&reply.arguments).short_string()?;
+        let mut request = Encoder::method(50, 20);
+        request.0.extend([0, 0]);
+        request.short_string(&queue)?;
+        request.short_string(exchange)?;
+        request.short_string(routing_key)?;
+        request.0.push(0);
+        request.long_bytes(&[])?;
+        self.call(request, 50, &[21]).await.with_context(|| format!("bind a queue to `{exchange}`"))?;
+        Ok(queue)
+    }
+
     /// Asks for a queue that must exist (passive declare). A queue that does not closes the connection.
     pub(crate) async fn queue_state(&self, name: &str) -> anyhow::Result<QueueState> {
         let mut request = Encoder::method(50, 10);
@@ -247,7 +271,8 @@ impl Connection {
         }
         let mut arguments = Decoder(&reply.arguments);
         arguments.u64()?;
-        Ok(Some(Got { redelivered: arguments.u8()? & 1 == 1, body: reply.body }))
+        let headers = written_headers(&reply.properties).context("the headers of a message")?;
+        Ok(Some(Got { redelivered: arguments.u8()? & 1 == 1, headers, body: reply.body }))
     }
 
     /// Says goodbye and waits for the broker's answer.
@@ -365,32 +390,37 @@ async fn read_loop(
                 arguments.short_string()?;
                 arguments.short_string()?;
                 let routing_key = arguments.short_string()?;
-                let body = read_content(&mut read).await?;
+                let (_, body) = read_content(&mut read).await?;
                 shared.ledger().returned(&routing_key, &body);
             }
             (BASIC, 71) => {
                 let arguments = frame.payload[4..].to_vec();
-                let body = read_content(&mut read).await?;
-                replies.send(Reply { class, method, arguments, body }).await.context("nobody waits")?;
+                let (properties, body) = read_content(&mut read).await?;
+                let reply = Reply { class, method, arguments, properties, body };
+                replies.send(reply).await.context("nobody waits")?;
             }
             _ => {
                 let arguments = frame.payload[4..].to_vec();
-                let reply = Reply { class, method, arguments, body: Vec::new() };
+                let reply = Reply { class, method, arguments, properties: Vec::new(), body: Vec::new() };
                 replies.send(reply).await.context("nobody waits")?;
             }
         }
     }
 }
 
-/// The body that follows a return or a get.
-async fn read_content(read: &mut BufReader<OwnedReadHalf>) -> anyhow::Result<Vec<u8>> {
+/// The properties, as written, and the body that follow a return or a get.
+async fn read_content(read: &mut BufReader<OwnedReadHalf>) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     let mut missing = None;
-    let mut body = Vec::new();
+    let (mut properties, mut body) = (Vec::new(), Vec::new());
     while missing != Some(0) {
         let frame = read_frame(read).await?;
         match (frame.kind, missing) {
             (HEARTBEAT, _) => {}
-            (HEADER, None) => missing = Some(Decoder(frame.payload.get(4..).unwrap_or_default()).u64()?),
+            (HEADER, None) => {
+                let mut header = Decoder(frame.payload.get(4..).unwrap_or_default());
+                missing = Some(header.u64()?);
+                properties = header.0.to_vec();
+            }
             (BODY, Some(left)) => {
                 missing =
                     Some(left.checked_sub(u64::try_from(frame.payload.len())?).context("a body too long")?);
@@ -399,5 +429,5 @@ async fn read_content(read: &mut BufReader<OwnedReadHalf>) -> anyhow::Result<Vec
             (kind, _) => bail!("frame of kind {kind} inside a message"),
         }
     }
-    Ok(body)
+    Ok((properties, body))
 }

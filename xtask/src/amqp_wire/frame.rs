@@ -108,7 +108,7 @@ pub(super) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> anyhow::R
 pub(super) struct Decoder<'a>(pub(super) &'a [u8]);
 
 impl<'a> Decoder<'a> {
-    fn take(&mut self, len: usize) -> anyhow::Result<&'a [u8]> {
+    pub(super) fn take(&mut self, len: usize) -> anyhow::Result<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len).context("a method's arguments end too early")?;
         self.0 = rest;
         Ok(taken)

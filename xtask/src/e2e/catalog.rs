@@ -4,9 +4,12 @@ use futures_util::future::BoxFuture;
 
 use super::stage::Stage;
 use super::{
-    addressing, admittance, conversation, drain, duplicates, examples, limits, logins, outage, refusals,
-    restart, slow_reader, start_up, vectors,
+    addressing, admittance, conversation, drain, duplicates, examples, limits, logins, outage, publishers,
+    refusals, restart, slow_reader, start_up, vectors,
 };
+
+/// So begin the names of scenarios that run Python programs.
+pub(super) const PYTHON: &str = "python-";
 
 /// Whether others may use the broker meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +53,6 @@ scenarios! {
     "published-while-down" SideBySide outage::published_while_down,
     "queue-deleted" SideBySide outage::queue_deleted,
     "same-name" SideBySide outage::same_name,
-    "python-example" SideBySide examples::python_example,
     "rust-example" SideBySide examples::rust_example,
     "bad-tokens" SideBySide logins::bad_tokens,
     "accepted-tokens" SideBySide logins::accepted_tokens,
@@ -88,6 +90,14 @@ scenarios! {
     "configuration-layers" SideBySide refusals::configuration_layers,
     "taken-port" SideBySide refusals::taken_port,
     "open-without-login" SideBySide refusals::open_without_login,
+    "python-example" SideBySide examples::python_example,
+    "python-aio-pika" SideBySide publishers::aio_pika,
+    "python-pika" SideBySide publishers::pika,
+    "python-kombu" SideBySide publishers::kombu,
+    "python-nameko" SideBySide publishers::nameko,
+    "python-nuropb" SideBySide publishers::nuropb,
+    "python-fedora-messaging" SideBySide publishers::fedora_messaging,
+    "python-neon-mq-connector" SideBySide publishers::neon_mq_connector,
     "sigterm-drain" Alone drain::sigterm_drain,
     "broker-hangs" StopsBroker outage::broker_hangs,
     "broker-restart" StopsBroker restart::broker_restart,

@@ -1,6 +1,6 @@
 //! The README's examples publish, and a player gets what they published.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,14 +12,11 @@ use tokio::time::timeout;
 use super::stage::Stage;
 use crate::build;
 use crate::client::Transport;
+use crate::python::{self, Environment};
 
 /// What both examples say to user 42.
 const TEXT: &str = "Your friend came online";
-/// Making a Python environment and fetching one package.
-const INSTALL_LIMIT: Duration = Duration::from_secs(180);
 const RUN_LIMIT: Duration = Duration::from_secs(30);
-/// The version that the example was written for.
-const PIKA: &str = "pika==1.3.2";
 
 /// `crates/notify-amqp/examples/notify.rs`.
 pub(super) async fn rust_example(stage: &Stage) -> anyhow::Result<()> {
@@ -30,7 +27,13 @@ pub(super) async fn rust_example(stage: &Stage) -> anyhow::Result<()> {
 /// `examples/python/publish.py`.
 pub(super) async fn python_example(stage: &Stage) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the repository's root")?;
-    let python = python_with_pika(stage.directory()).await?;
+    let python = match python::environment().await? {
+        Environment::Ready(python) => python,
+        Environment::Unreachable(reason) => {
+            stage.skip(reason);
+            return Ok(());
+        }
+    };
     let mut command = Command::new(python);
     command.arg(root.join("examples/python/publish.py"));
     publishes(stage, command).await
@@ -59,24 +62,4 @@ async fn publishes(stage: &Stage, mut example: Command) -> anyhow::Result<()> {
     let others = other.expect_until(&sentinel).await?;
     ensure!(others.is_empty(), "user 7 got {others:?}");
     stage.leaves_nothing(lobby).await
-}
-
-/// A Python interpreter of its own that has pika.
-async fn python_with_pika(directory: &Path) -> anyhow::Result<PathBuf> {
-    let environment = directory.join("python");
-    let python = environment.join("bin/python");
-    let mut make = Command::new("python3");
-    make.args(["-m", "venv"]).arg(&environment);
-    succeeds("make a Python environment; install python3 and python3-venv", make).await?;
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PIKA]);
-    succeeds("install pika from the Python package index", install).await?;
-    Ok(python)
-}
-
-async fn succeeds(what: &'static str, mut command: Command) -> anyhow::Result<()> {
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(INSTALL_LIMIT, command.output()).await.context(what)?.context(what)?;
-    ensure!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }

@@ -13,11 +13,16 @@ pub(super) struct Verdict {
     error: Option<String>,
     log: Vec<String>,
     facts: Vec<String>,
+    skipped: Option<String>,
 }
 
 impl Verdict {
     pub(super) fn passed(name: &'static str, took: Duration, facts: Vec<String>) -> Self {
-        Self { name, took, error: None, log: Vec::new(), facts }
+        Self { name, took, error: None, log: Vec::new(), facts, skipped: None }
+    }
+
+    pub(super) fn skipped(name: &'static str, took: Duration, reason: String) -> Self {
+        Self { skipped: Some(reason), ..Self::passed(name, took, Vec::new()) }
     }
 
     pub(super) fn failed(
@@ -26,7 +31,7 @@ impl Verdict {
         error: &anyhow::Error,
         log: Vec<String>,
     ) -> Self {
-        Self { name, took, error: Some(format!("{error:#}")), log, facts: Vec::new() }
+        Self { name, took, error: Some(format!("{error:#}")), log, facts: Vec::new(), skipped: None }
     }
 }
 
@@ -46,7 +51,8 @@ impl Report {
         if self.json {
             let line = json!({
                 "scenario": verdict.name,
-                "passed": verdict.error.is_none(),
+                "passed": verdict.error.is_none() && verdict.skipped.is_none(),
+                "skipped": verdict.skipped,
                 "seconds": verdict.took.as_secs_f64(),
                 "error": verdict.error,
                 "facts": verdict.facts,
@@ -58,6 +64,8 @@ impl Report {
             for line in &verdict.log {
                 println!("  | {line}");
             }
+        } else if let Some(reason) = &verdict.skipped {
+            println!("skipped {}\n  {reason}", verdict.name);
         } else {
             println!("passed  {} ({:.1} s)", verdict.name, verdict.took.as_secs_f64());
         }
@@ -75,9 +83,13 @@ impl Report {
         if !self.json {
             println!();
             for verdict in &self.verdicts {
-                let mark = if verdict.error.is_none() { "ok    " } else { "FAILED" };
+                let mark = match (&verdict.error, &verdict.skipped) {
+                    (Some(_), _) => "FAILED",
+                    (None, Some(_)) => "skip  ",
+                    (None, None) => "ok    ",
+                };
                 println!("{mark} {:>6.1} s  {}", verdict.took.as_secs_f64(), verdict.name);
-                for fact in &verdict.facts {
+                for fact in verdict.facts.iter().chain(&verdict.skipped) {
                     println!("                   {fact}");
                 }
             }

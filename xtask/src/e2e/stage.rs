@@ -1,7 +1,7 @@
 //! What one scenario plays on: a virtual host, lobbies, clients, publishers, and everything they logged.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -45,6 +45,7 @@ pub(super) struct Stage {
     directory: tempfile::TempDir,
     logs: Mutex<Vec<(String, LogBook)>>,
     facts: Mutex<Vec<String>>,
+    skipped: OnceLock<String>,
 }
 
 impl Stage {
@@ -75,6 +76,7 @@ impl Stage {
             directory,
             logs: Mutex::default(),
             facts: Mutex::default(),
+            skipped: OnceLock::new(),
         })
     }
 
@@ -128,6 +130,10 @@ impl Stage {
         }
     }
 
+    pub(super) fn instance(&self) -> &str {
+        &self.instance
+    }
+
     pub(super) fn exchange(&self) -> &str {
         &self.exchange
     }
@@ -148,6 +154,15 @@ impl Stage {
 
     pub(super) fn facts(&self) -> Vec<String> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that the claim could not be tested here; the report says so instead of `passed`.
+    pub(super) fn skip(&self, reason: impl Into<String>) {
+        let _ = self.skipped.set(reason.into());
+    }
+
+    pub(super) fn skipped(&self) -> Option<String> {
+        self.skipped.get().cloned()
     }
 
     pub(super) fn last_log_lines(&self) -> Vec<String> {

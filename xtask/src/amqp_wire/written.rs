@@ -1,0 +1,84 @@
+//! The headers of a message as its publisher wrote them: name and type letter, in order. The values stay closed.
+
+use anyhow::{bail, ensure};
+
+use super::frame::Decoder;
+
+/// One header on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WrittenHeader {
+    pub(crate) name: String,
+    /// AMQP's letter for the type of the value.
+    pub(crate) letter: char,
+}
+
+/// Reads the property list of a `basic` content header.
+pub(super) fn written_headers(properties: &[u8]) -> anyhow::Result<Vec<WrittenHeader>> {
+    const CONTENT_TYPE: u16 = 1 << 15;
+    const CONTENT_ENCODING: u16 = 1 << 14;
+    const HEADERS: u16 = 1 << 13;
+    let mut list = Decoder(properties);
+    let flags = list.u16()?;
+    ensure!(flags & 1 == 0, "more property flags than `basic` has");
+    for earlier in [CONTENT_TYPE, CONTENT_ENCODING] {
+        if flags & earlier != 0 {
+            list.short_string()?;
+        }
+    }
+    let mut headers = Vec::new();
+    if flags & HEADERS != 0 {
+        let len = usize::try_from(list.u32()?)?;
+        let mut table = Decoder(list.take(len)?);
+        while !table.0.is_empty() {
+            let name = table.short_string()?;
+            let letter = char::from(table.u8()?);
+            skip(&mut table, letter)?;
+            headers.push(WrittenHeader { name, letter });
+        }
+    }
+    Ok(headers)
+}
+
+/// Passes over a value of this type.
+fn skip(table: &mut Decoder<'_>, letter: char) -> anyhow::Result<()> {
+    let len = match letter {
+        'V' => 0,
+        't' | 'b' | 'B' => 1,
+        's' | 'u' => 2,
+        'I' | 'i' | 'f' => 4,
+        'D' => 5,
+        'l' | 'L' | 'd' | 'T' => 8,
+        'S' | 'x' | 'A' | 'F' => usize::try_from(table.u32()?)?,
+        other => bail!("type letter `{other}`"),
+    };
+    table.take(len).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::field::Properties;
+    use super::*;
+
+    #[test]
+    fn every_type_of_value_is_passed_over() {
+        let headers = json!([
+            ["user-id", "l", 1],
+            ["a", "t", true],
+            ["b", "b", 1],
+            ["c", "s", 1],
+            ["d", "I", 1],
+            ["e", "d", 1.5],
+            ["f", "V", null],
+            ["g", "S", "text"],
+            ["h", "A", [["I", 1]]],
+            ["i", "F", [["x", "I", 1]]]
+        ]);
+        let properties = Properties::encode(&headers, &json!({"content_type": "application/json"})).unwrap();
+        let read = written_headers(&properties.0).unwrap();
+        let letters: String = read.iter().map(|header| header.letter).collect();
+        assert_eq!((letters.as_str(), read[0].name.as_str()), ("ltbsIdVSAF", "user-id"));
+        assert!(written_headers(&properties.0[..20]).is_err());
+    }
+}
