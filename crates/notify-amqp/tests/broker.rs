@@ -23,5 +23,7 @@ mod recovery;
 mod refusals;
 #[path = "broker/rig.rs"]
 mod rig;
+#[path = "broker/rolling.rs"]
+mod rolling;
 #[path = "broker/stopping.rs"]
 mod stopping;

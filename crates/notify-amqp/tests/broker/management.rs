@@ -86,6 +86,14 @@ pub fn queue(name: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
+/// The names of all queues of the virtual host.
+pub fn queues() -> std::collections::BTreeSet<String> {
+    let (status, body) = request("GET", &format!("/api/queues/{}?columns=name", vhost()), "");
+    assert_eq!(status, 200, "{body}");
+    let queues: Vec<Value> = serde_json::from_str(&body).unwrap();
+    queues.iter().filter_map(|queue| queue["name"].as_str().map(str::to_owned)).collect()
+}
+
 /// The bindings of a queue.
 pub fn bindings(queue: &str) -> Value {
     let (status, body) = request("GET", &format!("/api/queues/{}/{queue}/bindings", vhost()), "");
