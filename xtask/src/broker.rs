@@ -17,7 +17,7 @@ mod container;
 pub(crate) mod guard;
 mod management;
 mod native;
-mod ports;
+pub(crate) mod ports;
 mod readiness;
 #[cfg(all(test, feature = "broker-tests"))]
 mod tests;

@@ -21,6 +21,11 @@ pub(crate) async fn release(package: &str, program: &str) -> anyhow::Result<Path
     executable(&["--release", "--package", package, "--bin", program]).await
 }
 
+/// An example as it would be released.
+pub(crate) async fn release_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    executable(&["--release", "--package", package, "--example", name]).await
+}
+
 /// The example of that name.
 pub(crate) async fn example(name: &str) -> anyhow::Result<PathBuf> {
     executable(&["--workspace", "--example", name]).await

@@ -4,7 +4,7 @@
 
 use anyhow::{bail, ensure};
 
-use super::body::BODY_LEN;
+use super::{body::BODY_LEN, peer::Peer};
 
 /// How a population's server frames its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(super) enum Codec {
     Line,
     /// An unmasked WebSocket frame around a line.
     WebSocket,
+    /// The protocol of that peer.
+    Peer(Peer),
 }
 
 impl Codec {
@@ -24,6 +26,7 @@ impl Codec {
         match self {
             Self::Line => Ok(take_line(bytes)),
             Self::WebSocket => take_frame(bytes),
+            Self::Peer(peer) => peer.take(bytes),
         }
     }
 }

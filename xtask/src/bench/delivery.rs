@@ -2,17 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::ensure;
 use tokio::time::MissedTickBehavior;
 
 use super::{
     body::To,
     driver::{self, now},
     process::Usage,
-    subject::{Running, Subject},
+    running::Running,
+    subject::Subject,
 };
 
 /// How long nothing may come before what is missing counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same of a peer, which may shed load: nothing comes any more is an answer there.
+const PATIENCE_WITH_PEERS: Duration = Duration::from_secs(5);
 /// After the last receipt: acks and other work that follows a delivery belong to it.
 const AFTERMATH: Duration = Duration::from_millis(60);
 /// Messages published between two looks at the clients.
@@ -51,8 +55,8 @@ impl Load {
         }
     }
 
-    /// Publishes, and waits until all is received and found right.
-    pub(super) async fn deliver(&self, running: &mut Running) -> anyhow::Result<()> {
+    /// Publishes, and waits until all is received and found right. Returns how much of it a peer lost.
+    pub(super) async fn deliver(&self, running: &mut Running) -> anyhow::Result<u64> {
         let total = running.driver.received() + self.deliveries();
         let mut ticks = self.pace.map(tokio::time::interval);
         if let Some(ticks) = &mut ticks {
@@ -68,7 +72,8 @@ impl Load {
             }
         }
         running.settle().await?;
-        running.driver.wait_for(total, PATIENCE).await
+        let patience = if running.is_peer() { PATIENCE_WITH_PEERS } else { PATIENCE };
+        running.driver.wait_for(total, patience).await
     }
 
     /// Delivers, and reports what it took.
@@ -78,7 +83,7 @@ impl Load {
         let written_before = running.written().await?;
         let (server_before, own_before) = (Usage::of(running.pid())?, Usage::of(own_pid)?);
         let begin = now();
-        self.deliver(running).await?;
+        let lost = self.deliver(running).await?;
         let seconds = running.driver.last_at().saturating_sub(begin) as f64 / 1e9;
         tokio::time::sleep(AFTERMATH).await;
         let server = Usage::of(running.pid())?.since(&server_before);
@@ -86,7 +91,8 @@ impl Load {
         let written = running.written().await?;
         let latency = running.driver.take_latency()?;
 
-        let deliveries = self.deliveries() as f64;
+        ensure!(lost < self.deliveries(), "none of {lost} messages came");
+        let deliveries = (self.deliveries() - lost) as f64;
         let micros = |nanos: u64| nanos as f64 / 1e3 / deliveries;
         let millis = |per_mille| latency.quantile(per_mille) as f64 / 1e6;
         let (intake, shards) =
@@ -107,6 +113,9 @@ impl Load {
             ("publisher_cpu_us_per_message", (own.cpu() - driver) as f64 / 1e3 / self.messages as f64),
             ("resident_mib", server.resident_bytes as f64 / f64::from(1 << 20)),
         ]);
+        if running.is_peer() {
+            figures.extend([("lost", lost as f64), ("ended", running.driver.ended() as f64)]);
+        }
         // The other floor calls `send`, once for each, which the kernel does not count.
         if running.subject == Subject::FloorWritev {
             figures.insert("messages_per_write", deliveries / server.write_calls.max(1) as f64);

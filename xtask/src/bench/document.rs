@@ -6,8 +6,8 @@ use super::{
     body::BODY_LEN,
     machine::Machine,
     plan::Plan,
+    running,
     sample::Results,
-    subject,
     table::tables,
     targets::{Verdict, judge},
 };
@@ -16,14 +16,17 @@ use super::{
 pub(super) const DOCUMENT: &str = "docs/BENCHMARKS.md";
 pub(super) const PLOT: &str = "docs/benchmarks.svg";
 
+/// What the figures depend on besides the lobby.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) machine: Machine,
+    pub(super) broker: String,
+    /// What the peers that took part say of themselves.
+    pub(super) peers: Vec<String>,
+}
+
 /// The whole document.
-pub(super) fn markdown(
-    results: &Results,
-    plan: &Plan,
-    machine: &Machine,
-    broker: &str,
-    command: &str,
-) -> String {
+pub(super) fn markdown(results: &Results, plan: &Plan, place: &Place, command: &str) -> String {
     let mut out = String::new();
     let mut put = |text: &str| {
         // Writing to a string does not fail.
@@ -33,14 +36,17 @@ pub(super) fn markdown(
     put("Written by the benchmark itself; do not edit. The command that wrote it:\n");
     put(&format!("```sh\n{command}\n```\n"));
     put("| | |\n| --- | --- |");
-    put(&format!("| machine | {} |", machine.text()));
-    put(&format!("| broker | {broker} |"));
+    put(&format!("| machine | {} |", place.machine.text()));
+    put(&format!("| broker | {} |", place.broker));
+    if !place.peers.is_empty() {
+        put(&format!("| peers | {} |", place.peers.join("; ")));
+    }
     put(&format!("| message | {BODY_LEN} bytes of JSON and a newline; transient, confirms pipelined |"));
     put(&format!(
         "| repetitions | {}; shown are medians, in parentheses the least and the most |",
         results.runs()
     ));
-    let settings: Vec<_> = subject::settings()
+    let settings: Vec<_> = running::settings()
         .iter()
         .filter(|(key, _)| !key.contains("SECRET"))
         .map(|(k, v)| format!("`{k}={v}`"))
@@ -52,6 +58,11 @@ pub(super) fn markdown(
     put("## Results");
     for table in tables(results) {
         put(&format!("### {}\n{}", table.scenario, table.for_document()));
+    }
+    let remarks = results.remarks();
+    if !remarks.is_empty() {
+        put("## Remarks");
+        put(&remarks.iter().map(|remark| format!("- {remark}\n")).collect::<String>());
     }
     put(&method(plan));
     out
@@ -71,6 +82,13 @@ fn method(plan: &Plan) -> String {
          - *floor write* and *floor writev* are a process of the benchmark's own that takes the same messages from a \
          plain connection, without a broker, and writes them with blocking calls: one for each delivery, or one for all \
          that waits for a client, 200 messages at most (the lobby's prefetch). They run in the same repetition as the lobby, with the same clients.\n\
+         - *floor io_uring* does what *floor writev* does, but hands the kernel the writes to all clients in one \
+         system call, as a ring of `send` operations.\n\
+         - *nats-server* and *mosquitto* get the same messages over one connection of their own protocol, and the same \
+         clients: raw sockets, each with one subscription for everyone's messages and one for its own. Defaults, \
+         but no pings (NATS), and `set_tcp_nodelay` and no persistence (mosquitto, quality of service 0). They promise \
+         less: messages that never came and connections that they ended are counted, not forbidden; what was \
+         received is in order and unchanged.\n\
          - *paced*: 20 broadcasts, or 1,000 unicasts, a second for {:?}. *saturated*: as fast as it goes, until {} \
          deliveries.\n\
          - Every delivery is checked for loss, order and content, byte by byte; the first that is wrong fails the \
@@ -82,7 +100,9 @@ fn method(plan: &Plan) -> String {
          closes exactly those clients.\n\
          - An idle connection's memory is what the lobby's resident memory grew by, divided by the connections, two \
          seconds after the last login.\n\
-         - There is no io_uring floor yet.\n",
-        plan.paced, plan.deliveries
+         - *amqp*: `notify-amqp` alone, in the example `consume_waiting`: {} messages of 200 bytes are published by \
+         one `Publisher` from 64 tasks, each confirmed, then consumed from the waiting queue with a handler that \
+         does nothing, acks included. That CPU is the whole process's while it consumes.\n",
+        plan.paced, plan.deliveries, plan.amqp_messages
     )
 }

@@ -1,7 +1,8 @@
 //! All clients on one thread with one epoll: reads what comes and checks every message.
 //!
 //! Each client must get every broadcast and every message of its own, once, in order, unchanged. The first thing that
-//! is not so ends the run. Nothing is answered: a lobby that pings or closes is an error here.
+//! is not so ends the run. Nothing is answered: a lobby that pings or closes is an error here. Of a peer, messages that
+//! never come and connections that it ends are counted instead.
 
 use std::{
     io::{ErrorKind, Read as _},
@@ -35,11 +36,19 @@ pub(super) fn now() -> u64 {
     u64::try_from(BEGIN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What becomes of a run when messages are lost or the server ends connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Losses {
+    Fail,
+    Count,
+}
+
 /// A population that is being read. Dropping it closes all connections.
 #[derive(Debug)]
 pub(super) struct Driver {
     orders: SyncSender<Order>,
     waker: Waker,
+    losses: Losses,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,6 +57,7 @@ pub(super) struct Driver {
 struct Shared {
     received: AtomicU64,
     last_at: AtomicU64,
+    ended: AtomicU64,
     failure: OnceLock<String>,
 }
 
@@ -60,13 +70,14 @@ enum Order {
 }
 
 impl Driver {
-    pub(super) fn start(codec: Codec) -> anyhow::Result<Self> {
+    pub(super) fn start(codec: Codec, losses: Losses) -> anyhow::Result<Self> {
         let poll = Poll::new().context("make an event queue")?;
         let waker = Waker::new(poll.registry(), WAKER).context("make a waker")?;
         let (orders, inbox) = sync_channel(4);
         let shared = Arc::new(Shared::default());
         let population = Population {
             codec,
+            losses,
             poll,
             clients: Vec::new(),
             shared: Arc::clone(&shared),
@@ -75,7 +86,7 @@ impl Driver {
         };
         let thread = std::thread::Builder::new().name(THREAD.to_owned());
         let thread = thread.spawn(move || population.serve(&inbox)).context("start the driver's thread")?;
-        Ok(Self { orders, waker, shared, thread: Some(thread) })
+        Ok(Self { orders, waker, losses, shared, thread: Some(thread) })
     }
 
     /// Reads these clients too from now on.
@@ -107,29 +118,40 @@ impl Driver {
         self.shared.last_at.load(Relaxed)
     }
 
+    /// Connections that the server ended, where that is counted.
+    pub(super) fn ended(&self) -> u64 {
+        self.shared.ended.load(Relaxed)
+    }
+
     /// Fails if a message was lost, repeated, out of order or changed, or a connection ended.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         self.shared.failure.get().map_or(Ok(()), |failure| Err(anyhow!("{failure}")))
     }
 
-    /// Waits until `total` messages were received since the start.
+    /// Waits until `total` messages were received since the start, or nothing came for `patience`. What is missing
+    /// then is lost, and its number returned.
     ///
     /// # Errors
-    /// What [`Driver::check`] says, and a time of `patience` in which nothing came: what is missing is lost.
-    pub(super) async fn wait_for(&self, total: u64, patience: Duration) -> anyhow::Result<()> {
+    /// What [`Driver::check`] says, and a loss where losses are not counted.
+    pub(super) async fn wait_for(&self, total: u64, patience: Duration) -> anyhow::Result<u64> {
         let (mut seen, mut since) = (self.received(), Instant::now());
         loop {
             self.check()?;
             let received = self.received();
             ensure!(received <= total, "{} messages more than were published", received - total);
             if received == total {
-                return Ok(());
+                return Ok(0);
             }
             if received != seen {
                 (seen, since) = (received, Instant::now());
             }
             let missing = total - received;
-            ensure!(since.elapsed() < patience, "{missing} of {total} messages did not come in {patience:?}");
+            if since.elapsed() >= patience {
+                match self.losses {
+                    Losses::Count => return Ok(missing),
+                    Losses::Fail => bail!("{missing} of {total} messages did not come in {patience:?}"),
+                }
+            }
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     }
@@ -151,6 +173,7 @@ impl Drop for Driver {
 
 struct Population {
     codec: Codec,
+    losses: Losses,
     poll: Poll,
     clients: Vec<Client>,
     shared: Arc<Shared>,
@@ -187,7 +210,7 @@ impl Population {
                         return Ok(false);
                     }
                 }
-            } else if let Err(error) = self.read(event.token().0) {
+            } else if let Err(error) = self.read(event.token().0, event.is_read_closed()) {
                 outcome = Err(error);
             }
         }
@@ -220,8 +243,8 @@ impl Population {
         Ok(true)
     }
 
-    /// Reads what a client's socket holds and checks it.
-    fn read(&mut self, index: usize) -> anyhow::Result<()> {
+    /// Reads what a client's socket holds and checks it; to its end when the server `closed` it.
+    fn read(&mut self, index: usize, closed: bool) -> anyhow::Result<()> {
         let Some(client) = self.clients.get_mut(index).filter(|client| !client.stopped) else {
             return Ok(());
         };
@@ -229,10 +252,16 @@ impl Population {
             let kept = client.partial.len();
             self.scratch[..kept].copy_from_slice(&client.partial);
             let count = match client.stream.read(&mut self.scratch[kept..]) {
-                Ok(0) => bail!("client {}: the server closed the connection", client.user),
-                Ok(count) => count,
+                Ok(count) if count > 0 => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Ok(_) | Err(_) if self.losses == Losses::Count => {
+                    client.stopped = true;
+                    self.poll.registry().deregister(&mut client.stream).context("leave a socket alone")?;
+                    self.shared.ended.fetch_add(1, Relaxed);
+                    return Ok(());
+                }
+                Ok(_) => bail!("client {}: the server closed the connection", client.user),
                 Err(error) => bail!("client {}: {error}", client.user),
             };
             let at = now();
@@ -241,7 +270,7 @@ impl Population {
             while let Some(message) =
                 self.codec.take(&mut rest).with_context(|| format!("client {}", client.user))?
             {
-                let stamp = expected(client, message)?;
+                let stamp = expected(client, message, self.losses)?;
                 self.latency.record(at.saturating_sub(stamp.at));
                 received += 1;
             }
@@ -249,16 +278,17 @@ impl Population {
             client.partial.extend_from_slice(rest);
             self.shared.last_at.store(at, Relaxed);
             self.shared.received.fetch_add(received, Relaxed);
-            // Less than asked for: the socket is empty, and the next byte is a new event.
-            if kept + count < self.scratch.len() {
+            // Less than asked for: the socket is empty, and the next byte is a new event; but a close may have come in
+            // the same event.
+            if kept + count < self.scratch.len() && !closed {
                 return Ok(());
             }
         }
     }
 }
 
-/// Checks that `message` is the next one of its kind for `client`.
-fn expected(client: &mut Client, message: &[u8]) -> anyhow::Result<Stamp> {
+/// Checks that `message` is the next one of its kind for `client`; a later one, where losses are counted.
+fn expected(client: &mut Client, message: &[u8], losses: Losses) -> anyhow::Result<Stamp> {
     let user = client.user;
     let Some(stamp) = Stamp::decode(message) else {
         let text = String::from_utf8_lossy(&message[..message.len().min(300)]);
@@ -271,7 +301,64 @@ fn expected(client: &mut Client, message: &[u8]) -> anyhow::Result<Stamp> {
             &mut client.next_unicast
         }
     };
-    ensure!(stamp.seq == *next, "client {user} got message {} where {} was due: {stamp:?}", stamp.seq, *next);
-    *next += 1;
+    let due = stamp.seq == *next || (losses == Losses::Count && stamp.seq > *next);
+    ensure!(due, "client {user} got message {} where {} was due: {stamp:?}", stamp.seq, *next);
+    *next = stamp.seq + 1;
     Ok(stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// A driver with one client, user 1, and the server's end of its connection.
+    fn one_client(losses: Losses) -> (Driver, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let driver = Driver::start(Codec::Line, losses).unwrap();
+        let client = Client {
+            user: 1,
+            stream: mio::net::TcpStream::from_std(stream),
+            partial: Vec::new(),
+            next_broadcast: 0,
+            next_unicast: 0,
+            stopped: false,
+        };
+        driver.adopt(vec![client]).unwrap();
+        (driver, listener.accept().unwrap().0)
+    }
+
+    /// Sends broadcasts with these numbers and ends the connection; what the driver says to it.
+    async fn outcome(losses: Losses, numbers: &[u64], total: u64) -> anyhow::Result<(u64, u64)> {
+        let (driver, mut server) = one_client(losses);
+        for seq in numbers {
+            server.write_all(&Stamp { to: To::Everyone, seq: *seq, at: 0 }.encode()).unwrap();
+            server.write_all(b"\n").unwrap();
+        }
+        drop(server);
+        let lost = driver.wait_for(total, Duration::from_millis(300)).await?;
+        Ok((lost, driver.ended()))
+    }
+
+    #[tokio::test]
+    async fn losses_and_ended_connections_fail_a_run_or_are_counted() {
+        assert_eq!(outcome(Losses::Count, &[0, 1, 4], 5).await.unwrap(), (2, 1));
+        for (numbers, total) in [(&[0, 1, 4][..], 3), (&[0, 1], 3)] {
+            assert!(outcome(Losses::Fail, numbers, total).await.is_err(), "{numbers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_twice_or_out_of_order_fails_a_run_even_where_losses_are_counted() {
+        for numbers in [[0, 1, 1], [0, 2, 1]] {
+            let error = outcome(Losses::Count, &numbers, 3).await.unwrap_err().to_string();
+            assert!(error.contains("was due"), "{error}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! The floor: what the kernel alone costs. A process that reads messages from one connection and writes them to its
-//! clients with blocking calls, without a broker, queues, framing or logins.
+//! clients, without a broker, queues, framing or logins.
 //!
 //! The intake is a stream of records: a `u32` addressee in little-endian (0: everyone) and a line of fixed length.
 //! The first four bytes say how many clients to accept. It ends when the intake does.
@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::body::BODY_LEN;
+use super::{
+    body::BODY_LEN,
+    ring::{Part, Ring},
+};
 
 /// Length of a line: the body and its newline.
 const LINE: usize = BODY_LEN + 1;
@@ -31,6 +34,18 @@ pub(crate) enum Writes {
     Each,
     /// One system call for all that waits for a client.
     Coalesced,
+    /// One system call for all that waits for all clients, through io_uring.
+    Ring,
+}
+
+impl Writes {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Each => "each",
+            Self::Coalesced => "coalesced",
+            Self::Ring => "ring",
+        }
+    }
 }
 
 /// Options of the hidden command `bench-floor`.
@@ -60,9 +75,8 @@ impl Floor {
     /// Starts this program again as the floor server, which waits for `clients`; with it comes its intake.
     pub(super) async fn start(writes: Writes, clients: u32) -> anyhow::Result<(Self, tokio::net::TcpStream)> {
         let program = std::env::current_exe().context("this program's own path")?;
-        let writes = if writes == Writes::Each { "each" } else { "coalesced" };
         let mut child = tokio::process::Command::new(program)
-            .args(["bench-floor", "--writes", writes])
+            .args(["bench-floor", "--writes", writes.argument()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -91,7 +105,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
     let (mut intake, _) = intake.accept().context("accept the intake")?;
     let mut count = [0; 4];
     intake.read_exact(&mut count).context("how many clients")?;
-    let mut clients = accept(&door, u32::from_le_bytes(count) as usize)?;
+    let mut clients = Clients::new(options.writes, accept(&door, u32::from_le_bytes(count) as usize)?)?;
     let mut buffer = vec![0; RECORD * MOST_WAITING];
     let mut filled = 0;
     loop {
@@ -101,7 +115,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
         }
         filled += count;
         let whole = filled / RECORD * RECORD;
-        deliver(options.writes, &buffer[..whole], &mut clients).context("write to a client")?;
+        clients.deliver(&buffer[..whole]).context("write to a client")?;
         buffer.copy_within(whole..filled, 0);
         filled -= whole;
     }
@@ -122,34 +136,44 @@ fn accept(door: &TcpListener, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     Ok(clients)
 }
 
-fn deliver(writes: Writes, records: &[u8], clients: &mut [TcpStream]) -> io::Result<()> {
-    let records: Vec<(usize, &[u8])> = records.chunks_exact(RECORD).map(split).collect();
-    match writes {
-        Writes::Each => {
+/// Everyone who gets messages, and how they are written.
+struct Clients {
+    streams: Vec<TcpStream>,
+    writes: Writes,
+    ring: Option<Ring>,
+}
+
+impl Clients {
+    fn new(writes: Writes, streams: Vec<TcpStream>) -> anyhow::Result<Self> {
+        let ring = (writes == Writes::Ring).then(|| Ring::new(&streams)).transpose();
+        Ok(Self { ring: ring.context("set io_uring up")?, streams, writes })
+    }
+
+    fn deliver(&mut self, records: &[u8]) -> io::Result<()> {
+        let records: Vec<(usize, &[u8])> = records.chunks_exact(RECORD).map(split).collect();
+        if self.writes == Writes::Each {
             for (addressee, line) in records {
-                for client in addressed(clients, addressee) {
+                for client in addressed(&mut self.streams, addressee) {
                     client.write_all(line)?;
                 }
             }
+            return Ok(());
         }
-        Writes::Coalesced => {
-            for run in records.chunk_by(|(a, _), (b, _)| (*a == 0) == (*b == 0)) {
-                if run[0].0 == 0 {
-                    let lines: Vec<&[u8]> = run.iter().map(|(_, line)| *line).collect();
-                    clients.iter_mut().try_for_each(|client| write_all(client, &lines))?;
-                } else {
-                    write_to_each(run, clients)?;
-                }
+        // Messages for everyone and for single clients keep their order.
+        for run in records.chunk_by(|(a, _), (b, _)| (*a == 0) == (*b == 0)) {
+            let mut sorted = run.to_vec();
+            sorted.sort_by_key(|(addressee, _)| *addressee);
+            match &mut self.ring {
+                Some(ring) => send(ring, &sorted, self.streams.len())?,
+                None => write(&sorted, &mut self.streams)?,
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Messages for single clients: those of one client together, in their order.
-fn write_to_each(run: &[(usize, &[u8])], clients: &mut [TcpStream]) -> io::Result<()> {
-    let mut sorted = run.to_vec();
-    sorted.sort_by_key(|(addressee, _)| *addressee);
+/// All that waits for a client in one call.
+fn write(sorted: &[(usize, &[u8])], clients: &mut [TcpStream]) -> io::Result<()> {
     for own in sorted.chunk_by(|(a, _), (b, _)| a == b) {
         let lines: Vec<&[u8]> = own.iter().map(|(_, line)| *line).collect();
         for client in addressed(clients, own[0].0) {
@@ -157,6 +181,23 @@ fn write_to_each(run: &[(usize, &[u8])], clients: &mut [TcpStream]) -> io::Resul
         }
     }
     Ok(())
+}
+
+/// All that waits for all clients in one call. The lines of a client must be in one piece, which costs one copy for
+/// everyone together.
+fn send(ring: &mut Ring, sorted: &[(usize, &[u8])], clients: usize) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(sorted.len() * LINE);
+    let mut parts = Vec::new();
+    for own in sorted.chunk_by(|(a, _), (b, _)| a == b) {
+        let start = bytes.len();
+        own.iter().for_each(|(_, line)| bytes.extend_from_slice(line));
+        let sockets = match own[0].0 {
+            0 => 0..clients,
+            number => number - 1..number.min(clients),
+        };
+        parts.extend(sockets.map(|socket| Part { socket, range: start..bytes.len() }));
+    }
+    ring.send(&bytes, parts)
 }
 
 fn split(record: &[u8]) -> (usize, &[u8]) {
@@ -188,10 +229,13 @@ fn write_all(client: &mut TcpStream, lines: &[&[u8]]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::body::{Stamp, To};
+    use crate::bench::{
+        body::{Stamp, To},
+        ring::refused,
+    };
 
     #[test]
-    fn both_ways_of_writing_write_the_same_bytes() {
+    fn all_ways_of_writing_write_the_same_bytes() {
         let sent = [
             (0, To::Everyone, 0),
             (2, To::User(2), 0),
@@ -201,7 +245,12 @@ mod tests {
         ];
         let bodies = sent.map(|(addressee, to, seq)| (addressee, Stamp { to, seq, at: 5 }.encode()));
         let records: Vec<u8> = bodies.iter().flat_map(|(addressee, body)| record(*addressee, body)).collect();
-        for writes in [Writes::Each, Writes::Coalesced] {
+        let mut all_ways = vec![Writes::Each, Writes::Coalesced];
+        match refused() {
+            None => all_ways.push(Writes::Ring),
+            Some(reason) => eprintln!("without io_uring: {reason}"),
+        }
+        for writes in all_ways {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let pairs: Vec<_> = (0..2)
                 .map(|_| {
@@ -211,9 +260,10 @@ mod tests {
                     )
                 })
                 .collect();
-            let (mut far, mut near): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-            deliver(writes, &records, &mut near).unwrap();
-            drop(near);
+            let (mut far, near): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            let mut clients = Clients::new(writes, near).unwrap();
+            clients.deliver(&records).unwrap();
+            drop(clients);
             for (index, client) in far.iter_mut().enumerate() {
                 let mut got = Vec::new();
                 client.read_to_end(&mut got).unwrap();

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     process::Usage,
-    subject::{Running, Subject, Workshop},
+    running::{Running, Workshop},
+    subject::Subject,
 };
 
 /// After the last login: what the logins used is given back by then.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{sample::Results, subject::Subject, targets::short};
+use super::{peer::Peer, sample::Results, subject::Subject, targets::short};
 
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 210.0;
@@ -43,13 +43,14 @@ pub(super) fn svg(results: &Results) -> String {
         "<text x=\"10\" y=\"22\" font-size=\"15\">Server CPU per delivery, µs (median; the line spans all runs)</text>"
     ));
     let mut legend = 10.0;
-    for subject in Subject::ALL {
+    let shown = |subject: &Subject| groups.iter().any(|(_, bars)| bars.iter().any(|(s, _)| s == subject));
+    for subject in Subject::ALL.into_iter().filter(shown) {
         put(format_args!(
             "<rect x=\"{legend}\" y=\"34\" width=\"11\" height=\"11\" fill=\"{}\"/>",
             colour(subject)
         ));
         put(format_args!("<text x=\"{}\" y=\"44\">{}</text>", legend + 16.0, subject.name()));
-        legend += 130.0;
+        legend += 120.0;
     }
     let mut power = low;
     while power <= high {
@@ -102,7 +103,11 @@ fn colour(subject: Subject) -> &'static str {
     match subject {
         Subject::FloorWrite => "#b0b7c0",
         Subject::FloorWritev => "#7b8794",
+        Subject::FloorUring => "#4a5560",
         Subject::LobbyTcp => "#1f77b4",
         Subject::LobbyWebSocket => "#e07b39",
+        Subject::Peer(Peer::Nats) => "#5b9a68",
+        Subject::Peer(Peer::Mosquitto) => "#9467bd",
+        Subject::Library => "#8c564b",
     }
 }

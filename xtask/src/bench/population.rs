@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::codec::Codec;
+use super::{codec::Codec, peer::Peer};
 use crate::token;
 
 /// Clients that connect before the first of them is asked whether it was welcomed; below the usual backlog.
@@ -32,6 +32,8 @@ pub(super) enum Door {
     Tcp,
     /// The lobby's WebSocket listener.
     WebSocket,
+    /// A peer's subscriptions.
+    Peer(Peer),
 }
 
 impl Door {
@@ -39,6 +41,7 @@ impl Door {
         match self {
             Self::Floor | Self::Tcp => Codec::Line,
             Self::WebSocket => Codec::WebSocket,
+            Self::Peer(peer) => Codec::Peer(peer),
         }
     }
 }
@@ -120,13 +123,15 @@ enum Step {
     Upgrade,
     TcpLogin,
     WebSocketLogin,
+    Subscribe(Peer),
 }
 
-fn steps(door: Door) -> &'static [Step] {
+fn steps(door: Door) -> Vec<Step> {
     match door {
-        Door::Floor => &[Step::Number],
-        Door::Tcp => &[Step::TcpLogin],
-        Door::WebSocket => &[Step::Upgrade, Step::WebSocketLogin],
+        Door::Floor => vec![Step::Number],
+        Door::Tcp => vec![Step::TcpLogin],
+        Door::WebSocket => vec![Step::Upgrade, Step::WebSocketLogin],
+        Door::Peer(peer) => vec![Step::Subscribe(peer)],
     }
 }
 
@@ -145,6 +150,7 @@ impl Step {
             .into_bytes(),
             Self::TcpLogin => (auth()? + "\n").into_bytes(),
             Self::WebSocketLogin => masked(auth()?.as_bytes())?,
+            Self::Subscribe(peer) => peer.subscribe(user),
         };
         stream.write_all(&question).context("write")
     }
@@ -156,6 +162,12 @@ impl Step {
             let count = stream.read(&mut part).context("wait for the answer")?;
             ensure!(count > 0, "the server closed: {}", String::from_utf8_lossy(&answer));
             answer.extend_from_slice(&part[..count]);
+            if let Self::Subscribe(peer) = self {
+                if peer.subscribed(&answer)? {
+                    return Ok(());
+                }
+                continue;
+            }
             if let Self::Upgrade = self {
                 if answer.ends_with(b"\r\n\r\n") {
                     ensure!(

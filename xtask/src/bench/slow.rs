@@ -10,7 +10,8 @@ use anyhow::{Context as _, ensure};
 use super::{
     delivery::{Audience, Load},
     process::Usage,
-    subject::{Running, Subject, Workshop},
+    running::{Running, Workshop},
+    subject::Subject,
 };
 
 /// Broadcasts in one burst. The readers catch up after each, so that only who stopped falls behind.

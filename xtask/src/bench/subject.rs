@@ -1,233 +1,54 @@
-//! What is measured: a floor, or the lobby over one transport; with its clients and a way to publish to them.
+//! What is measured: a floor, the lobby over one transport, a peer, the AMQP library alone.
 
-use std::{net::SocketAddr, ops::Range, path::PathBuf};
-
-use anyhow::Context as _;
-use bytes::Bytes;
-use notify_protocol::{DEFAULT_EXCHANGE, NOTIFY_ROUTING_KEY};
-use tokio::{io::AsyncWriteExt as _, task::spawn_blocking};
-
-use super::{
-    body::{Stamp, To},
-    driver::{Driver, now},
-    floor::{self, Floor, Writes},
-    population::{self, Door},
-};
-use crate::{
-    amqp_wire::{AmqpUrl, Message, Properties, Publisher},
-    client::Transport,
-    lobby::{Lobby, LogBook, Setup},
-};
-
-const SECRET: &str = "only-the-benchmark-uses-this-secret";
+use super::peer::Peer;
 
 /// One thing that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     FloorWrite,
     FloorWritev,
+    FloorUring,
     LobbyTcp,
     LobbyWebSocket,
+    Peer(Peer),
+    /// `notify-amqp` without sessions.
+    Library,
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 4] =
-        [Self::FloorWrite, Self::FloorWritev, Self::LobbyTcp, Self::LobbyWebSocket];
+    /// In the order of the report.
+    pub(super) const ALL: [Self; 8] = [
+        Self::FloorWrite,
+        Self::FloorWritev,
+        Self::FloorUring,
+        Self::LobbyTcp,
+        Self::LobbyWebSocket,
+        Self::Peer(Peer::Nats),
+        Self::Peer(Peer::Mosquitto),
+        Self::Library,
+    ];
+    pub(super) const FLOORS: [Self; 3] = [Self::FloorWrite, Self::FloorWritev, Self::FloorUring];
     pub(super) const LOBBIES: [Self; 2] = [Self::LobbyTcp, Self::LobbyWebSocket];
+
+    /// Whether it would have results in `scenario` if it could be measured.
+    pub(super) fn takes_part(self, scenario: &str) -> bool {
+        match scenario.split('-').next() {
+            Some("idle") => !Self::FLOORS.contains(&self) && self != Self::Library,
+            Some("slow") => Self::LOBBIES.contains(&self),
+            Some("amqp") => self == Self::Library,
+            _ => self != Self::Library,
+        }
+    }
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::FloorWrite => "floor write",
             Self::FloorWritev => "floor writev",
+            Self::FloorUring => "floor io_uring",
             Self::LobbyTcp => "lobby TCP",
             Self::LobbyWebSocket => "lobby WebSocket",
+            Self::Peer(peer) => peer.package(),
+            Self::Library => "notify-amqp",
         }
     }
-
-    fn door(self) -> Door {
-        match self {
-            Self::FloorWrite | Self::FloorWritev => Door::Floor,
-            Self::LobbyTcp => Door::Tcp,
-            Self::LobbyWebSocket => Door::WebSocket,
-        }
-    }
-}
-
-/// Where lobbies come from: the binary, the broker's address and a directory to run in.
-#[derive(Debug)]
-pub(super) struct Workshop {
-    pub(super) lobby: PathBuf,
-    pub(super) amqp_url: String,
-    pub(super) directory: tempfile::TempDir,
-}
-
-/// A subject that serves.
-#[derive(Debug)]
-pub(super) struct Running {
-    pub(super) subject: Subject,
-    pub(super) driver: Driver,
-    server: Server,
-    source: Source,
-    door: Door,
-    address: SocketAddr,
-    broadcasts: u64,
-    unicasts: Vec<u64>,
-}
-
-#[derive(Debug)]
-enum Server {
-    Floor { _process: Floor, pid: u32 },
-    Lobby(Lobby),
-}
-
-#[derive(Debug)]
-enum Source {
-    Floor(tokio::net::TcpStream),
-    Broker { publisher: Publisher, everyone: Message, users: Vec<Message> },
-}
-
-/// What the lobby itself counted so far.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Written {
-    pub(super) system_calls: u64,
-    pub(super) messages: u64,
-}
-
-impl Running {
-    /// Starts `subject` with `clients` logged in.
-    pub(super) async fn start(subject: Subject, workshop: &Workshop, clients: u32) -> anyhow::Result<Self> {
-        let door = subject.door();
-        let (server, source, address) = match subject {
-            Subject::FloorWrite => start_floor(Writes::Each, clients).await?,
-            Subject::FloorWritev => start_floor(Writes::Coalesced, clients).await?,
-            Subject::LobbyTcp | Subject::LobbyWebSocket => start_lobby(door, workshop).await?,
-        };
-        let driver = Driver::start(door.codec())?;
-        let mut running =
-            Self { subject, driver, server, source, door, address, broadcasts: 0, unicasts: Vec::new() };
-        running.connect(1..clients + 1).await?;
-        Ok(running)
-    }
-
-    /// Connects more clients.
-    pub(super) async fn connect(&mut self, users: Range<u32>) -> anyhow::Result<()> {
-        self.unicasts.resize(self.unicasts.len().max(users.end as usize), 0);
-        if let Source::Broker { users: messages, .. } = &mut self.source {
-            for user in messages.len()..users.end as usize {
-                messages.push(message(Some(i64::try_from(user)?))?);
-            }
-        }
-        self.driver.adopt(self.strangers(users).await?)
-    }
-
-    /// Clients that nobody reads yet.
-    pub(super) async fn strangers(&self, users: Range<u32>) -> anyhow::Result<Vec<population::Client>> {
-        let (door, address) = (self.door, self.address);
-        let connected = spawn_blocking(move || population::connect(door, address, SECRET, users)).await;
-        connected.context("connect the clients")?
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        match &self.server {
-            Server::Floor { pid, .. } => *pid,
-            Server::Lobby(lobby) => lobby.pid(),
-        }
-    }
-
-    pub(super) fn lobby(&self) -> Option<&Lobby> {
-        match &self.server {
-            Server::Floor { .. } => None,
-            Server::Lobby(lobby) => Some(lobby),
-        }
-    }
-
-    /// What the lobby counted; nothing of a floor.
-    pub(super) async fn written(&self) -> anyhow::Result<Written> {
-        let Some(lobby) = self.lobby() else { return Ok(Written::default()) };
-        let metrics = lobby.metrics().await?;
-        let count = |name| metrics.count(name, &[]);
-        Ok(Written {
-            system_calls: count("lobby_socket_writes_total"),
-            messages: count("lobby_messages_written_total"),
-        })
-    }
-
-    /// Publishes the next message for `to`. Does not wait for the broker but when a thousand are unconfirmed.
-    pub(super) async fn publish(&mut self, to: To) -> anyhow::Result<()> {
-        let next = match to {
-            To::Everyone => &mut self.broadcasts,
-            To::User(user) => self.unicasts.get_mut(user as usize).context("a message for nobody")?,
-        };
-        let stamp = Stamp { to, seq: *next, at: now() };
-        *next += 1;
-        let addressee = if let To::User(user) = to { user } else { 0 };
-        match &mut self.source {
-            Source::Floor(intake) => intake
-                .write_all(&floor::record(addressee, &stamp.encode()))
-                .await
-                .context("write to the floor"),
-            Source::Broker { publisher, everyone, users } => {
-                let message = if addressee == 0 { everyone } else { &mut users[addressee as usize] };
-                message.body = Bytes::copy_from_slice(&stamp.encode());
-                publisher.publish(stamp.seq, message).await
-            }
-        }
-    }
-
-    /// Waits until the broker has all that was published.
-    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
-        if let Source::Broker { publisher, .. } = &mut self.source {
-            publisher.settle().await.context("confirms")?;
-            publisher.take_settled();
-        }
-        Ok(())
-    }
-}
-
-async fn start_floor(writes: Writes, clients: u32) -> anyhow::Result<(Server, Source, SocketAddr)> {
-    let (process, intake) = Floor::start(writes, clients).await?;
-    let (pid, address) = (process.pid, process.address);
-    Ok((Server::Floor { _process: process, pid }, Source::Floor(intake), address))
-}
-
-async fn start_lobby(door: Door, workshop: &Workshop) -> anyhow::Result<(Server, Source, SocketAddr)> {
-    let mut setup = Setup::new(workshop.lobby.clone(), workshop.directory.path().to_owned());
-    for (key, value) in settings() {
-        setup = setup.set(key, value);
-    }
-    setup = setup.set("LOBBY_BROKER__URL", &workshop.amqp_url);
-    let mut lobby = setup.start(LogBook::default()).await.context("start the lobby")?;
-    lobby.ready().await?;
-    let transport = if door == Door::WebSocket { Transport::WebSocket } else { Transport::Tcp };
-    let address = lobby.address(transport)?;
-    let publisher = Publisher::open(&AmqpUrl::parse(&workshop.amqp_url)?).await?;
-    let source = Source::Broker { publisher, everyone: message(None)?, users: Vec::new() };
-    Ok((Server::Lobby(lobby), source, address))
-}
-
-/// What the lobby is told beyond its defaults, for the report too.
-pub(super) fn settings() -> [(&'static str, &'static str); 9] {
-    [
-        ("LOBBY_INSTANCE__NAME", "bench"),
-        ("LOBBY_LISTEN__TCP", "127.0.0.1:0"),
-        ("LOBBY_LISTEN__WEBSOCKET", "127.0.0.1:0"),
-        ("LOBBY_LISTEN__ADMIN", "127.0.0.1:0"),
-        ("LOBBY_AUTH__SECRET", SECRET),
-        ("LOBBY_SESSIONS__PING_INTERVAL", "1h"),
-        // What `slow` expects; small enough that a client which stops reading is closed within the run.
-        ("LOBBY_SESSIONS__OUTBOX_BYTES", "1MiB"),
-        ("LOBBY_LOG__FORMAT", "json"),
-        ("LOBBY_LOG__LEVEL", "info,lobby_sessions=warn"),
-    ]
-}
-
-/// A message to fill in; transient, as a notification that is worth nothing after a restart.
-fn message(user: Option<i64>) -> anyhow::Result<Message> {
-    let headers = user.map_or(serde_json::Value::Null, |user| serde_json::json!([["user-id", "l", user]]));
-    Ok(Message {
-        exchange: DEFAULT_EXCHANGE.to_owned(),
-        routing_key: NOTIFY_ROUTING_KEY.to_owned(),
-        properties: Properties::encode(&headers, &serde_json::json!({"delivery_mode": 1}))?,
-        body: Bytes::new(),
-    })
 }

@@ -19,10 +19,12 @@ const fn column(figure: &'static str, heading: &'static str, spread: bool) -> Co
 
 const DELIVERY: &[Column] = &[
     column("cpu_us", "server CPU, µs a delivery", true),
-    column("deliveries_per_s", "deliveries/s", false),
-    column("p50_ms", "p50, ms", false),
+    column("deliveries_per_s", "deliveries/s", true),
+    column("p50_ms", "p50, ms", true),
     column("p99_ms", "p99, ms", true),
-    column("p999_ms", "p999, ms", false),
+    column("p999_ms", "p999, ms", true),
+    column("lost", "lost", true),
+    column("ended", "connections ended by the server", true),
     column("messages_per_write", "messages a write", false),
     column("switches_per_message", "context switches a message", false),
     column("cpu_io_loop_us", "of it: AMQP socket, µs", false),
@@ -34,7 +36,7 @@ const DELIVERY: &[Column] = &[
 
 const IDLE: &[Column] = &[
     column("bytes_per_connection", "bytes a connection", true),
-    column("resident_mib", "resident, MiB", false),
+    column("resident_mib", "resident, MiB", true),
     column("resident_empty_mib", "without connections, MiB", false),
 ];
 
@@ -49,6 +51,21 @@ const SLOW: &[Column] = &[
     column("resident_most_mib", "most, MiB", false),
     column("closed_too_slow", "closed with 4000", false),
 ];
+
+const AMQP: &[Column] = &[
+    column("consumer_cpu_us", "consumer CPU, µs a message", true),
+    column("messages_per_s", "messages/s", true),
+    column("resident_most_mib", "resident at most, MiB", true),
+];
+
+/// Floors that all others are compared with.
+const BASES: [(Subject, &str); 3] = [
+    (Subject::FloorWrite, "CPU, × write"),
+    (Subject::FloorWritev, "CPU, × writev"),
+    (Subject::FloorUring, "CPU, × io_uring"),
+];
+/// What stands in a cell without a figure.
+const NONE: &str = "–";
 
 /// One scenario's results.
 pub(super) struct Table {
@@ -66,31 +83,43 @@ fn table(results: &Results, scenario: &str) -> Table {
     let columns = match scenario.split('-').next() {
         Some("idle") => IDLE,
         Some("slow") => SLOW,
+        Some("amqp") => AMQP,
         _ => DELIVERY,
     };
-    let ratios = results.median(scenario, Subject::FloorWrite, "cpu_us").is_some();
+    let has = |subject, column: &Column| results.spread(scenario, subject, column.figure).is_some();
+    let subjects: Vec<Subject> = Subject::ALL
+        .into_iter()
+        .filter(|subject| columns.iter().any(|column| has(*subject, column)))
+        .collect();
+    let columns: Vec<&Column> =
+        columns.iter().filter(|column| subjects.iter().any(|subject| has(*subject, column))).collect();
+    let median = |subject| results.median(scenario, subject, "cpu_us");
+    let bases: Vec<_> =
+        BASES.into_iter().filter_map(|(floor, title)| Some((median(floor)?, title))).collect();
+
     let mut headings = vec![""];
     headings.extend(columns.iter().map(|column| column.heading));
-    if ratios {
-        headings.extend(["CPU, × write", "CPU, × writev"]);
-    }
+    headings.extend(bases.iter().map(|(_, title)| title));
     let mut rows = Vec::new();
     for subject in Subject::ALL {
-        if results.spread(scenario, subject, columns[0].figure).is_none() {
-            continue;
-        }
         let mut row = vec![subject.name().to_owned()];
-        for column in columns {
-            let spread = results.spread(scenario, subject, column.figure);
-            row.push(spread.map_or_else(|| "–".to_owned(), |spread| cell(spread, column.spread)));
-        }
-        if ratios {
-            for floor in [Subject::FloorWrite, Subject::FloorWritev] {
-                let (own, base) =
-                    (results.median(scenario, subject, "cpu_us"), results.median(scenario, floor, "cpu_us"));
-                let ratio = own.zip(base).map(|(own, base)| own / base);
-                row.push(ratio.map_or_else(|| "–".to_owned(), short));
-            }
+        if subjects.contains(&subject) {
+            row.extend(columns.iter().map(|column| {
+                let spread = results.spread(scenario, subject, column.figure);
+                spread.map_or_else(|| NONE.to_owned(), |spread| cell(spread, column.spread))
+            }));
+            row.extend(
+                bases.iter().map(|(base, _)| {
+                    median(subject).map_or_else(|| NONE.to_owned(), |own| short(own / base))
+                }),
+            );
+        } else if subject.takes_part(scenario)
+            && results.absent.iter().any(|absence| absence.subject == subject)
+        {
+            row.push("not measured".to_owned());
+            row.resize(headings.len(), NONE.to_owned());
+        } else {
+            continue;
         }
         rows.push(row);
     }
@@ -108,11 +137,13 @@ fn cell(spread: Spread, all: bool) -> String {
 impl Table {
     /// A figure a line, a subject a column: narrow enough for a terminal.
     pub(super) fn for_terminal(&self) -> String {
+        let width = |row: &Vec<String>| row.iter().map(|cell| cell.chars().count()).max().unwrap_or(0) + 2;
+        let widths: Vec<usize> = self.rows.iter().map(width).collect();
         let mut lines = Vec::new();
         for (index, heading) in self.headings.iter().enumerate() {
             let title = if index == 0 { self.scenario.as_str() } else { heading };
-            let cells: String = self.rows.iter().map(|row| format!("{:>24}", row[index])).collect();
-            lines.push(format!("{title:<34}{cells}"));
+            let cells = self.rows.iter().zip(&widths).map(|(row, width)| format!("{:>width$}", row[index]));
+            lines.push(format!("{title:<32}{}", cells.collect::<String>()));
         }
         lines.join("\n") + "\n"
     }
@@ -128,5 +159,44 @@ impl Table {
             }
         }
         lines.join("\n") + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bench::sample::{Absence, Sample};
+
+    fn results() -> Results {
+        let mut results = Results::default();
+        for (subject, values) in
+            [(Subject::FloorWritev, [0.5, 0.4, 0.6]), (Subject::LobbyTcp, [1.0, 1.0, 1.0])]
+        {
+            for (run, value) in (1..).zip(values) {
+                let figures = BTreeMap::from([("cpu_us", value), ("deliveries_per_s", 2e6 * value)]);
+                let scenario = "broadcast-saturated-1000".to_owned();
+                results.add(Sample { scenario, subject, run, figures });
+            }
+        }
+        let reason = "no such system call\nand more".to_owned();
+        results.absent.push(Absence { subject: Subject::FloorUring, reason });
+        results
+    }
+
+    #[test]
+    fn a_table_shows_medians_with_their_ends_and_ratios_to_the_floors_that_were_measured() {
+        let table = tables(&results()).remove(0);
+        assert_eq!(table.headings, ["", "server CPU, µs a delivery", "deliveries/s", "CPU, × writev"]);
+        assert_eq!(table.rows[0], ["floor writev", "0.50 (0.40–0.60)", "1000000 (800000–1200000)", "1.00"]);
+        assert_eq!(table.rows[2], ["lobby TCP", "1.00", "2000000", "2.00"]);
+    }
+
+    #[test]
+    fn who_took_no_part_has_a_row_that_says_so_and_a_remark_with_the_reason() {
+        let table = tables(&results()).remove(0);
+        assert_eq!(table.rows[1], ["floor io_uring", "not measured", "–", "–"]);
+        assert_eq!(results().remarks(), ["floor io_uring was not measured: no such system call"]);
     }
 }

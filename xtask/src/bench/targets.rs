@@ -115,6 +115,7 @@ impl Target {
 /// A number with as many digits as it deserves.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".to_owned(),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
