@@ -23,6 +23,7 @@ mod driver;
 pub(crate) mod floor;
 mod histogram;
 mod idle;
+mod instructions;
 mod machine;
 mod peer;
 mod plan;
@@ -72,6 +73,13 @@ pub(crate) struct Options {
     /// Deliveries of a saturated run [default: 500000, with --quick 100000].
     #[arg(long, value_name = "N")]
     deliveries: Option<u64>,
+    /// Only count the instructions of decoding and encoding one message, with valgrind, and compare them with
+    /// `xtask/instruction-limits.json`; without valgrind say so and end well.
+    #[arg(long, conflicts_with_all = ["quick", "peers", "only", "json", "runs", "deliveries", "lobby"])]
+    instructions: bool,
+    /// Write the counted instructions to `xtask/instruction-limits.json` instead.
+    #[arg(long, requires = "instructions")]
+    update_limits: bool,
     /// A release build of the lobby, instead of building one.
     #[arg(long, value_name = "FILE")]
     lobby: Option<PathBuf>,
@@ -83,6 +91,9 @@ pub(crate) struct Options {
 /// Whatever keeps it from measuring, and any delivery that was lost, out of order or changed.
 pub(crate) async fn bench(options: &Options) -> anyhow::Result<()> {
     let mut progress = progress::to_stderr();
+    if options.instructions {
+        return instructions::run(options.update_limits, &mut progress).await;
+    }
     if cfg!(debug_assertions) {
         return in_release().await;
     }
