@@ -1,40 +1,47 @@
-//! Documents that are made from the code: the table of settings, and the README's examples.
+//! Documents that are made from the code: the table of settings, and the examples that documents show.
 //!
 //! `cargo xtask docs` writes them; `cargo xtask ci` fails when one is not what the code makes now.
+
+mod rows;
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
-const README: &str = "README.md";
+/// Documents that show files of the repository.
+const SHOWING: [&str; 2] = ["README.md", rows::DOCUMENT];
 const CONFIGURATION: &str = "docs/configuration.md";
 
-/// Writes them.
+/// Writes them, and fails when one names a test that there is not.
 pub(crate) async fn write() -> anyhow::Result<()> {
     for (path, wanted) in documents().await? {
         std::fs::write(path, wanted).with_context(|| format!("write {path}"))?;
     }
-    Ok(())
+    rows::check()
 }
 
-/// Fails when one is not what the code makes.
+/// Fails when one is not what the code makes, or names a test that there is not.
 pub(crate) async fn check() -> anyhow::Result<()> {
     for (path, wanted) in documents().await? {
         let present = std::fs::read_to_string(path).unwrap_or_default();
         ensure!(present == wanted, "{path} is not what the code makes: run `cargo xtask docs`");
     }
-    Ok(())
+    rows::check()
 }
 
-async fn documents() -> anyhow::Result<[(&'static str, String); 2]> {
+async fn documents() -> anyhow::Result<Vec<(&'static str, String)>> {
     let lobby = crate::build::lobby().await?;
     let table = Command::new(lobby).arg("config-table").output().await.context("run `lobby config-table`")?;
     ensure!(table.status.success(), "lobby config-table: {}", String::from_utf8_lossy(&table.stderr));
     let configuration = format!("{CONFIGURATION_HEAD}{}", String::from_utf8(table.stdout)?);
-    let readme = std::fs::read_to_string(README).with_context(|| format!("read {README}"))?;
-    let readme = with_examples(&readme, |path| {
-        std::fs::read_to_string(path).with_context(|| format!("read {path}, which {README} shows"))
-    })?;
-    Ok([(CONFIGURATION, configuration), (README, readme)])
+    let mut documents = vec![(CONFIGURATION, configuration)];
+    for document in SHOWING {
+        let text = std::fs::read_to_string(document).with_context(|| format!("read {document}"))?;
+        let text = with_examples(&text, |path| {
+            std::fs::read_to_string(path).with_context(|| format!("read {path}, which {document} shows"))
+        });
+        documents.push((document, text.with_context(|| document)?));
+    }
+    Ok(documents)
 }
 
 /// Replaces each code block that follows a line `<!-- path -->` by the content of the file at that path.

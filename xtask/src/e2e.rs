@@ -105,6 +105,11 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
     perform(&chosen, &Arc::new(broker), &lobby, options).await
 }
 
+/// The names of all scenarios.
+pub(crate) fn scenario_names() -> impl Iterator<Item = &'static str> {
+    SCENARIOS.iter().map(|scenario| scenario.name)
+}
+
 async fn perform(
     chosen: &[&'static Scenario],
     broker: &Arc<Broker>,

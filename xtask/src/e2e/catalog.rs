@@ -54,6 +54,7 @@ scenarios! {
     "queue-deleted" SideBySide outage::queue_deleted,
     "same-name" SideBySide outage::same_name,
     "rust-example" SideBySide examples::rust_example,
+    "rust-consumer-example" SideBySide examples::rust_consumer_example,
     "bad-tokens" SideBySide logins::bad_tokens,
     "accepted-tokens" SideBySide logins::accepted_tokens,
     "token-command" SideBySide logins::token_command,

@@ -1,14 +1,16 @@
-//! The README's examples publish, and a player gets what they published.
+//! The examples that documents show: those that publish reach a player, the one that consumes acks what it got.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use notify_protocol::DEFAULT_EXCHANGE;
+use notify_protocol::{DEFAULT_EXCHANGE, NOTIFY_ROUTING_KEY};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::notifier::numbered;
 use super::stage::Stage;
 use crate::build;
 use crate::client::Transport;
@@ -39,9 +41,39 @@ pub(super) async fn python_example(stage: &Stage) -> anyhow::Result<()> {
     publishes(stage, command).await
 }
 
+/// `crates/notify-amqp/examples/consume.rs`.
+pub(super) async fn rust_consumer_example(stage: &Stage) -> anyhow::Result<()> {
+    if stage.exchange() != DEFAULT_EXCHANGE {
+        stage.skip("on a broker that is not ours, the example's exchange is somebody else's");
+        return Ok(());
+    }
+    let setup = stage.setup();
+    let url = setup.value("LOBBY_BROKER__URL").context("the broker")?;
+    let mut example = Command::new(build::example("consume").await?);
+    example.env("AMQP_URL", url).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut example = example.spawn().context("start the example")?;
+    let mut says = BufReader::new(example.stdout.take().context("the example's output")?).lines();
+    let mut said = async || {
+        timeout(RUN_LIMIT, says.next_line()).await.context("the example says nothing")?.context("read")
+    };
+    ensure!(said().await?.as_deref() == Some("consuming"), "the example does not consume");
+    let body = numbered(1);
+    stage.notifier().await?.notify_user(42, &body).await?;
+    let wanted = format!("{} bytes by {NOTIFY_ROUTING_KEY}", body.len());
+    let got = said().await?;
+    ensure!(got.as_ref() == Some(&wanted), "wanted {wanted}, the example said {got:?}");
+    drop(example.stdin.take());
+    let status = timeout(RUN_LIMIT, example.wait()).await.context("the example did not end")??;
+    ensure!(status.success(), "the example failed ({status})");
+    let queue = format!("{DEFAULT_EXCHANGE}.lobby.client.notify.my-host");
+    let state = stage.queue_with_consumers(&queue, 0).await?;
+    ensure!(state.messages == 0, "the example left {} messages unacknowledged", state.messages);
+    Ok(())
+}
+
 async fn publishes(stage: &Stage, mut example: Command) -> anyhow::Result<()> {
     if stage.exchange() != DEFAULT_EXCHANGE {
-        stage.fact("not run: on a broker that is not ours, the examples' exchange is somebody else's");
+        stage.skip("on a broker that is not ours, the examples' exchange is somebody else's");
         return Ok(());
     }
     let lobby = stage.lobby().await?;
