@@ -167,14 +167,15 @@ impl<T: Send + 'static> Door<T> {
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn({
             let inbox = Arc::clone(&inbox);
             move || {
-                let serve = || Shard::new(surroundings, &poll)?.run(poll, &inbox, orders);
+                // It outlives a panic: what unwinding dropped would be acked undelivered.
+                let mut batch = Vec::new();
+                let serve = || Shard::new(surroundings, &poll)?.run(poll, &inbox, orders, &mut batch);
                 let error = match catch_unwind(AssertUnwindSafe(serve)) {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "panic".to_owned(),
                 };
-                // Its sessions are gone, and what unwinding dropped would be acked undelivered. A new process
-                // gets every unacked message again.
+                // Its sessions are gone. A new process gets every unacked message again.
                 error!(index, error, "a shard failed; the process ends");
                 std::process::abort();
             }

@@ -133,16 +133,16 @@ impl Shard {
         mut poll: Poll,
         inbox: &Inbox<Delivery<T>>,
         mut orders: mpsc::Receiver<Order>,
+        batch: &mut Vec<Delivery<T>>,
     ) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        let mut batch = Vec::new();
         let mut turn_began = Instant::now();
         loop {
-            let taken = inbox.take(&mut batch);
+            let taken = inbox.take(batch);
             if taken == Taken::Closed {
                 return Ok(());
             }
-            self.deliver(&mut batch);
+            self.deliver(batch);
             let now = Instant::now();
             // A look at the event queue is much for a single unicast: while deliveries come, all else has its turn
             // every millisecond.
