@@ -138,6 +138,8 @@ impl Shard {
         let mut events = Events::with_capacity(EVENTS);
         let mut turn_began = Instant::now();
         loop {
+            // Counted before the inbox is looked into: an order is obeyed after what was handed over before it.
+            let waiting = orders.len();
             let taken = inbox.take(batch);
             if taken == Taken::Closed {
                 return Ok(());
@@ -149,10 +151,11 @@ impl Shard {
             if taken == Taken::Items && now.saturating_duration_since(turn_began) < TURN {
                 continue;
             }
-            let may_sleep = taken == Taken::Nothing && self.unread.is_empty();
+            let may_sleep = taken == Taken::Nothing && waiting == 0 && self.unread.is_empty();
             let patience = if may_sleep { self.next_deadline(now) } else { Duration::ZERO };
             match poll.poll(&mut events, Some(patience)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // There are no events then, but what else waits must not wait longer.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 polled => polled?,
             }
             turn_began = Instant::now();
@@ -160,7 +163,8 @@ impl Shard {
                 self.read(key, turn_began);
             }
             events.iter().filter(|event| event.token() != BELL).for_each(|e| self.attend(e, turn_began));
-            while let Ok(order) = orders.try_recv() {
+            for _ in 0..waiting {
+                let Ok(order) = orders.try_recv() else { break };
                 self.obey(order, turn_began);
             }
             self.sweep(turn_began);

@@ -23,7 +23,8 @@ const LINGER: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Drain {
     until: Instant,
-    done: oneshot::Sender<usize>,
+    /// Who waits for it; nobody once it is over.
+    done: Vec<oneshot::Sender<usize>>,
     /// Sessions that ended before they had read their last words.
     cut_off: usize,
 }
@@ -123,25 +124,27 @@ impl Shard {
             }
         }
         // The sweep of farewells ends the last ones; what comes on top is for a sweep that is late.
-        self.drain = Some(Drain { until: deadline + LINGER, done, cut_off: 0 });
+        let until = deadline + LINGER;
+        let drain = self.drain.get_or_insert(Drain { until, done: Vec::new(), cut_off: 0 });
+        drain.until = until;
+        drain.done.push(done);
     }
 
-    /// Answers the order to drain once the last session is gone or the time is up. It is answered once; the shard
-    /// goes on refusing logins.
+    /// Answers the order to drain once the last session is gone or the time is up. The shard goes on refusing logins.
     pub(super) fn end_drain(&mut self, now: Instant) {
         if let Some(drain) = &mut self.drain
             && (self.seats.is_empty() || now >= drain.until)
-            && !drain.done.is_closed()
         {
-            let (used, _) = oneshot::channel();
-            let done = std::mem::replace(&mut drain.done, used);
-            let _ = done.send(self.seats.len() + drain.cut_off);
+            for done in drain.done.drain(..) {
+                // Whoever gave up waiting needs no answer.
+                let _ = done.send(self.seats.len() + drain.cut_off);
+            }
         }
     }
 
     /// When the drain's time is up.
     pub(super) fn drain_deadline(&self) -> Option<Instant> {
-        self.drain.as_ref().filter(|drain| !drain.done.is_closed()).map(|drain| drain.until)
+        self.drain.as_ref().filter(|drain| !drain.done.is_empty()).map(|drain| drain.until)
     }
 }
 
