@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     /// On its shard's list of those with something to write.
     pub(crate) dirty: bool,
+    /// How many broadcasts of the batch being delivered it has been offered: those before a unicast to it.
+    pub(crate) ahead: usize,
     /// The socket took no more; the event queue says when it does again.
     pub(crate) blocked: bool,
     /// The client has shut its side: reads go on until they find the end.

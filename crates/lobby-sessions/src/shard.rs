@@ -199,11 +199,16 @@ impl Shard {
         if batch.is_empty() {
             return;
         }
-        for run in batch.chunk_by(|a, b| a.is_broadcast() && b.is_broadcast()) {
-            match run[0].target {
-                Target::Everyone => self.deliver_to_everyone(run),
-                Target::User(user) => self.deliver_to_user(user, &run[0].frame),
+        let broadcasts: Vec<_> = batch.iter().filter(|d| d.is_broadcast()).map(|d| &d.frame).collect();
+        let mut before = 0;
+        for delivery in &*batch {
+            match delivery.target {
+                Target::Everyone => before += 1,
+                Target::User(user) => self.deliver_to_user(user, &delivery.frame, &broadcasts[..before]),
             }
+        }
+        if !broadcasts.is_empty() {
+            self.deliver_to_everyone(&broadcasts);
         }
         let now = Instant::now();
         self.flush_dirty(now);
@@ -211,16 +216,15 @@ impl Shard {
         batch.drain(..).for_each(|delivery| drop(delivery.ticket));
     }
 
-    /// Writes consecutive broadcasts to each session in one go. A frame is queued only for a session that has others
+    /// Writes a batch's broadcasts to each session in one go. A frame is queued only for a session that has others
     /// waiting, or whose socket does not take all.
-    fn deliver_to_everyone<T>(&mut self, run: &[Delivery<T>]) {
-        let lines = Run::new(run.iter().map(|delivery| delivery.frame.line()));
-        let websocket = Run::new(run.iter().map(|delivery| delivery.frame.websocket()));
+    fn deliver_to_everyone(&mut self, broadcasts: &[&Frame]) {
+        let lines = Run::new(broadcasts.iter().map(|frame| frame.line()));
+        let websocket = Run::new(broadcasts.iter().map(|frame| frame.websocket()));
         let Self { seats, desk, .. } = self;
         let mut total = Sent::default();
         for (_, seat) in seats.iter_mut() {
-            let mut rest = run;
-            if seat.is_direct() {
+            let rest = if seat.is_direct() {
                 let sent = seat.write_run(match seat.transport() {
                     Transport::Tcp => &lines,
                     Transport::WebSocket => &websocket,
@@ -228,20 +232,23 @@ impl Shard {
                 total.writes += sent.writes;
                 total.whole += sent.whole;
                 total.bytes += sent.bytes;
-                rest = &run[sent.whole..];
-                if sent.of_next > 0
-                    && let Some((next, after)) = rest.split_first()
-                {
-                    seat.session_mut().queue_rest(&next.frame, sent.of_next, &desk.stats);
-                    rest = after;
+                match &broadcasts[sent.whole..] {
+                    [next, after @ ..] if sent.of_next > 0 => {
+                        seat.session_mut().queue_rest(next, sent.of_next, &desk.stats);
+                        after
+                    }
+                    rest => rest,
                 }
-            }
-            rest.iter().for_each(|delivery| desk.offer(seat, &delivery.frame));
+            } else {
+                &broadcasts[std::mem::take(&mut seat.session_mut().ahead)..]
+            };
+            rest.iter().for_each(|frame| desk.offer(seat, frame));
         }
         desk.stats.wrote(total.writes, total.whole, total.bytes);
     }
 
-    fn deliver_to_user(&mut self, user: UserId, frame: &Frame) {
+    /// Queues a message for a user's sessions, after the batch's broadcasts that came before it.
+    fn deliver_to_user(&mut self, user: UserId, frame: &Frame, broadcasts: &[&Frame]) {
         let Self { seats, desk, .. } = self;
         let keys = desk.registry.sessions_of(user);
         if keys.is_empty() {
@@ -255,6 +262,8 @@ impl Shard {
         desk.stats.unicast.add(1);
         for key in keys {
             if let Some(seat) = seats.get_mut(key) {
+                let ahead = std::mem::replace(&mut seat.session_mut().ahead, broadcasts.len());
+                broadcasts[ahead..].iter().for_each(|earlier| desk.offer(seat, earlier));
                 desk.offer(seat, frame);
             }
         }
