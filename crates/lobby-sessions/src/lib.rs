@@ -1,9 +1,9 @@
 //! The lobby's connected players: who is logged in, what waits for each, and how it reaches the socket.
 //!
 //! The way of a notification: [`Sessions::broadcast`] or [`Sessions::unicast`] → the inbox of a shard → its
-//! registry → the outbox of each addressed session → one vectored write. The message is encoded once
-//! ([`Frame`]) and shared; each session's outbox is bounded in bytes; a client that does not read costs only
-//! itself.
+//! registry → one vectored write to each addressed session, or its outbox while its socket takes no more. The
+//! message is encoded once ([`Frame`]) and shared; each session's outbox is bounded in bytes; a client that does not
+//! read costs only itself.
 //!
 //! This crate knows neither AMQP nor listeners: connections come in through [`Sessions::admit`] once they have
 //! logged in.

@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     /// On its shard's list of those with something to write.
     pub(crate) dirty: bool,
+    /// On its shard's list of those to be read from.
+    pub(crate) unread: bool,
     /// How many broadcasts of the batch being delivered it has been offered: those before a unicast to it.
     pub(crate) ahead: usize,
     /// The socket took no more; the event queue says when it does again.
@@ -73,6 +75,13 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// Whether what the client says has to wait: for the verdict on a token, or for the client to read what waits
+    /// for it, so that its answers cannot pile up. From one that has hung up little can come.
+    pub(crate) fn is_held(&self) -> bool {
+        let behind = self.backlog_since.is_some() && !self.hung_up;
+        self.is_open() && (self.verifying || behind)
     }
 
     pub(crate) fn queue(&mut self, frame: &Frame, stats: &ShardStats) -> Result<(), Full> {

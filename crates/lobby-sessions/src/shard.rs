@@ -24,6 +24,7 @@ use tokio::{
 use tracing::info;
 
 use self::{
+    conversation::Unread,
     desk::Desk,
     lifetime::{Drain, after_last_words},
     sweep::Sweeps,
@@ -37,7 +38,7 @@ use crate::{
     stats::ShardStats,
 };
 
-/// How long deliveries may keep a shard from its other work.
+/// How long deliveries may keep a shard from its other work, and what clients say from the deliveries.
 const TURN: Duration = Duration::from_millis(1);
 /// Events that one look at the event queue takes.
 const EVENTS: usize = 1024;
@@ -101,8 +102,7 @@ pub(crate) struct Shard {
     seats: Slab<Seat>,
     desk: Desk,
     next_serial: u64,
-    /// Sessions that may have more to read without a new event.
-    unread: Vec<Key>,
+    unread: Unread,
     sweeps: Sweeps,
     drain: Option<Drain>,
     /// Where every session's bytes are read into; none has a buffer of its own while idle.
@@ -116,7 +116,7 @@ impl Shard {
             seats: Slab::new(),
             desk: Desk::new(&surroundings),
             next_serial: 0,
-            unread: Vec::new(),
+            unread: Unread::default(),
             sweeps: Sweeps::new(&surroundings.config, Instant::now()),
             drain: None,
             scratch: vec![0; 16 << 10].into(),
@@ -159,10 +159,8 @@ impl Shard {
                 polled => polled?,
             }
             turn_began = Instant::now();
-            for key in std::mem::take(&mut self.unread) {
-                self.read(key, turn_began);
-            }
-            events.iter().filter(|event| event.token() != BELL).for_each(|e| self.attend(e, turn_began));
+            events.iter().filter(|event| event.token() != BELL).for_each(|event| self.attend(event));
+            self.read_on(turn_began);
             for _ in 0..waiting {
                 let Ok(order) = orders.try_recv() else { break };
                 self.obey(order, turn_began);
@@ -173,7 +171,7 @@ impl Shard {
         }
     }
 
-    fn attend(&mut self, event: &Event, now: Instant) {
+    fn attend(&mut self, event: &Event) {
         let Token(key) = event.token();
         let Some(seat) = self.seats.get_mut(key) else { return };
         let session = seat.session_mut();
@@ -183,7 +181,7 @@ impl Shard {
         }
         session.hung_up |= event.is_read_closed() || event.is_error();
         if event.is_readable() || session.hung_up {
-            self.read(key, now);
+            self.unread.add(session);
         }
     }
 
@@ -274,9 +272,17 @@ impl Shard {
         let mut dirty = std::mem::take(&mut self.desk.dirty);
         for key in dirty.drain(..) {
             let Some(seat) = self.seats.get_mut(key) else { continue };
-            seat.session_mut().dirty = false;
+            let session = seat.session_mut();
+            session.dirty = false;
+            let was_behind = session.backlog_since.is_some();
             match seat.flush(&self.desk.stats) {
-                Flushed::Empty => after_last_words(seat, now),
+                Flushed::Empty => {
+                    after_last_words(seat, now);
+                    // What it said meanwhile brings no new event.
+                    if was_behind {
+                        self.unread.add(seat.session_mut());
+                    }
+                }
                 Flushed::Blocked => {}
                 Flushed::Broken => self.remove(key),
             }

@@ -1,10 +1,10 @@
 //! What an open session says, and the answers.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::VecDeque, io, sync::Arc, time::Instant};
 
 use tracing::info;
 
-use super::{Order, Shard, Surroundings, desk::Desk};
+use super::{Order, Shard, Surroundings, TURN, desk::Desk};
 use crate::{
     CloseReason, Command, Frame, Identity, Refused, inbound::Event, registry::Key, reply, seat::Seat,
     session::Session, websocket,
@@ -13,30 +13,58 @@ use crate::{
 /// Tokens that may fail before the connection is closed.
 const MAX_FAILED_LOGINS: u8 = 3;
 
+/// Sessions that may have something to read, each once.
+#[derive(Debug, Default)]
+pub(super) struct Unread(VecDeque<Key>);
+
+impl Unread {
+    pub(super) fn add(&mut self, session: &mut Session) {
+        if !std::mem::replace(&mut session.unread, true) {
+            self.0.push_back(session.key);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Shard {
+    /// Reads once from each session that may have something, but no longer than a turn: the others are read after
+    /// the next deliveries.
+    pub(super) fn read_on(&mut self, turn_began: Instant) {
+        for _ in 0..self.unread.0.len() {
+            let Some(key) = self.unread.0.pop_front() else { break };
+            self.read(key, turn_began);
+            if turn_began.elapsed() >= TURN {
+                break;
+            }
+        }
+    }
+
     /// Takes what the socket holds, once: a client that always has bytes ready must not keep the shard from the
     /// others. A session that is being closed is read to its end and not listened to.
-    pub(super) fn read(&mut self, key: Key, now: Instant) {
+    fn read(&mut self, key: Key, now: Instant) {
         let Some(seat) = self.seats.get_mut(key) else { return };
-        let session = seat.session();
-        if session.verifying && session.is_open() {
+        seat.session_mut().unread = false;
+        if seat.session().is_held() {
             return;
         }
         match seat.read(&mut self.scratch) {
             Ok(0) => return self.remove(key),
             Ok(count) => {
                 // A read that does not fill the buffer has emptied the socket (epoll(7)); only the end may follow.
-                if count == self.scratch.len() || session.hung_up {
-                    self.unread.push(key);
-                }
                 let session = seat.session_mut();
+                if count == self.scratch.len() || session.hung_up {
+                    self.unread.add(session);
+                }
                 if session.is_open() {
                     session.touch(now);
                     session.inbound.extend(&self.scratch[..count]);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(key),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.add(seat.session_mut()),
             Err(_) => return self.remove(key),
         }
         self.hear_out(key);
@@ -61,7 +89,7 @@ impl Shard {
         let Some(session) = session.filter(|session| session.serial == serial) else { return };
         session.verifying = false;
         self.desk.extend(session, verdict);
-        self.unread.push(key);
+        self.unread.add(session);
         self.hear_out(key);
     }
 }

@@ -52,6 +52,7 @@ impl Shard {
             inbound,
             outbox: Outbox::new(transport, self.desk.config.outbox_bytes),
             dirty: false,
+            unread: false,
             ahead: 0,
             blocked: false,
             hung_up: false,

@@ -112,7 +112,9 @@ impl Desk {
             self.close(seat.session_mut(), CloseReason::TooSlow);
         } else if self.config.close_on_expiry && expired {
             self.close(seat.session_mut(), CloseReason::TokenExpired);
-        } else if waits(session.last_inbound) >= self.config.ping_interval * (u32::from(pings) + 1) {
+        } else if session.backlog_since.is_none()
+            && waits(session.last_inbound) >= self.config.ping_interval * (u32::from(pings) + 1)
+        {
             if pings >= self.config.max_unanswered_pings {
                 self.close(seat.session_mut(), CloseReason::PingTimeout);
             } else {
