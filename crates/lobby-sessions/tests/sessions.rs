@@ -12,8 +12,8 @@ use std::{
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, DuplicateLogin, Frame, FrameKind, Identity, Inbound, Place, Places, Sessions,
-    SessionsConfig, Transport, Verdict,
+    Authenticator, DuplicateLogin, Frame, FrameKind, Place, Places, Sessions, SessionsConfig, Transport,
+    Verdict,
 };
 use notify_protocol::UserId;
 use rig::{Client, Lobby, PATIENCE, identity};
@@ -164,6 +164,39 @@ async fn while_a_token_is_verified_messages_arrive_and_what_the_client_says_next
 }
 
 #[tokio::test]
+async fn a_verdict_that_comes_late_does_not_touch_the_next_session() {
+    let verified = Arc::new(Notify::new());
+    let authenticator = Arc::new(Deliberate(Arc::clone(&verified)));
+    let lobby = Lobby::start_with(|c| c.shards = 1, authenticator).await;
+    let mut gone = lobby.client(1).await;
+    gone.say("{\"command\":\"auth\",\"token\":\"x\"}\n").await;
+    lobby.unicast(1, "{}");
+    assert_eq!(gone.line().await, "{}");
+    gone.stream.get_ref().set_zero_linger().expect("it ends with a reset");
+    drop(gone);
+    // The verdict is still awaited, so only what is written shows that the connection is lost.
+    lobby.unicast(1, "{}").wait().await;
+    lobby.until("gone", |s| s.sessions == [0, 0]).await;
+    let mut next = lobby.client(2).await;
+    verified.notify_one();
+    for _ in 0..3 {
+        next.say("{\"command\":\"ping\"}\n").await;
+        assert_eq!(next.line().await, r#"{"command":"pong"}"#);
+    }
+}
+
+#[tokio::test]
+async fn what_follows_the_login_in_the_same_packet_is_answered_after_the_welcome() {
+    let lobby = Lobby::start(|_| {}).await;
+    let (client, mut admission) = lobby.admission(1, Transport::Tcp).await;
+    admission.inbound.extend(b"{\"command\":\"ping\"}\n");
+    lobby.sessions.admit(admission).await;
+    let mut client = Client { stream: BufReader::new(client) };
+    assert!(client.line().await.starts_with(r#"{"command":"welcome""#));
+    assert_eq!(client.line().await, r#"{"command":"pong"}"#);
+}
+
+#[tokio::test]
 async fn the_second_login_of_a_user_does_what_the_policy_says() {
     let lobby = Lobby::start(|_| {}).await;
     let (mut old, mut new) = (lobby.client(1).await, lobby.client(1).await);
@@ -294,16 +327,10 @@ async fn a_session_ends_with_its_token_only_when_configured() {
             c.max_unanswered_pings = 3;
         })
         .await;
-        let address = lobby.listener.local_addr().expect("an address");
-        let (client, accepted) = tokio::join!(TcpStream::connect(address), lobby.listener.accept());
-        let (socket, peer) = accepted.expect("accepted");
-        let identity = Identity { expires_at: Some(1), ..identity(UserId::new(1)) };
-        let inbound = Inbound::new(Transport::Tcp, 1 << 14);
-        let socket = socket.into_std().expect("a socket");
-        let admission =
-            Admission { identity, transport: Transport::Tcp, socket, peer, inbound, permit: None };
+        let (client, mut admission) = lobby.admission(1, Transport::Tcp).await;
+        admission.identity.expires_at = Some(1);
         lobby.sessions.admit(admission).await;
-        let mut client = Client { stream: BufReader::new(client.expect("connected")) };
+        let mut client = Client { stream: BufReader::new(client) };
         // Three pings without an answer are several sweeps: an expired session has been looked at by then.
         let code = client.closing_code().await;
         assert_eq!(code, if stays { 4001 } else { 4002 });

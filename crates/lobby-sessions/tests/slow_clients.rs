@@ -88,6 +88,17 @@ async fn a_large_message_that_many_share_is_counted_once_and_costs_nobody_the_se
 }
 
 #[tokio::test]
+async fn a_client_that_fell_behind_only_now_is_spared_when_memory_is_short() {
+    let lobby = Lobby::start(|c| c.outbox_total_bytes = 1 << 20).await;
+    let mut client = lobby.client(1).await;
+    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 20));
+    lobby.unicast(1, &json).wait().await;
+    assert!(lobby.sessions.meter().live_bytes() > 1 << 20, "the kernel took it all");
+    assert_eq!(client.line().await.len(), json.len());
+    assert_eq!((lobby.sessions.stats().shed, lobby.sessions.stats().sessions), (0, [1, 0]));
+}
+
+#[tokio::test]
 async fn a_client_that_never_stops_talking_does_not_keep_its_shard_from_the_others() {
     let lobby = Lobby::start(|c| c.shards = 1).await;
     let talker = lobby.connect(1, Transport::Tcp).await;

@@ -54,6 +54,25 @@ async fn broadcasts_with_unicasts_between_them_keep_their_order_and_share_a_writ
 }
 
 #[tokio::test]
+async fn a_batch_larger_than_an_outbox_costs_a_client_that_reads_nothing() {
+    let lobby = Lobby::start(|c| {
+        c.shards = 1;
+        c.outbox_bytes = 1 << 10;
+    })
+    .await;
+    let mut client = lobby.client(1).await;
+    let (ticket, release) = rig::ticket();
+    let stalled = stall(&lobby, 99, &release, ticket);
+    let all: Vec<_> = (0..500).map(|n| format!("{{\"n\":{n}}}")).collect();
+    all.iter().for_each(|json| drop(lobby.unicast(1, json)));
+    drop(stalled);
+    for json in &all {
+        assert_eq!(client.line().await, *json);
+    }
+    assert_eq!(lobby.sessions.stats().overflows, 0);
+}
+
+#[tokio::test]
 async fn messages_larger_than_what_a_socket_takes_arrive_once_and_in_order() {
     let lobby = Lobby::start(|_| {}).await;
     let mut client = lobby.client(1).await;
@@ -85,7 +104,11 @@ async fn a_drain_comes_after_what_was_handed_over_before_it() {
 
 #[tokio::test]
 async fn whoever_orders_a_drain_again_learns_the_same_and_so_does_the_first() {
-    let lobby = Lobby::start(|c| c.shards = 1).await;
+    let lobby = Lobby::start(|c| {
+        c.shards = 1;
+        c.close_grace = Duration::from_secs(3600);
+    })
+    .await;
     let _stuck = lobby.connect(1, Transport::Tcp).await;
     let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
     while lobby.sessions.stats().queued_bytes == 0 {
@@ -94,6 +117,7 @@ async fn whoever_orders_a_drain_again_learns_the_same_and_so_does_the_first() {
     let within = Duration::from_millis(200);
     let left = tokio::join!(lobby.sessions.drain(within), lobby.sessions.drain(within));
     assert_eq!(left, (1, 1));
+    assert_eq!(lobby.sessions.stats().queued_bytes, 0, "the drain's limit is the session's too");
 }
 
 #[tokio::test]
@@ -118,7 +142,7 @@ async fn a_delivery_does_not_wait_until_all_clients_that_talk_have_been_answered
     assert_eq!(quiet.line().await, "{}");
     assert_eq!(quiet.line().await, "{\"quick\":1}");
     let answers = lobby.sessions.stats().messages_written - (TALKERS + 3);
-    assert!(answers < TALKERS * PINGS, "it came last");
+    assert!(answers < TALKERS * PINGS / 2, "it came after {answers} answers");
     for talker in &mut talkers {
         for _ in 0..PINGS {
             assert_eq!(talker.line().await, r#"{"command":"pong"}"#);

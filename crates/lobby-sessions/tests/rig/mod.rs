@@ -98,6 +98,13 @@ impl Lobby {
         transport: Transport,
         permit: Option<lobby_sessions::Place>,
     ) -> TcpStream {
+        let (client, admission) = self.admission(user, transport).await;
+        self.sessions.admit(Admission { permit, ..admission }).await;
+        client
+    }
+
+    /// A connected client, and what lets it in.
+    pub async fn admission(&self, user: i64, transport: Transport) -> (TcpStream, Admission) {
         let address: SocketAddr = self.listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let (socket, peer) = accepted.expect("accepted");
@@ -111,10 +118,9 @@ impl Lobby {
             socket: socket.into_std().expect("a socket"),
             peer,
             inbound: Inbound::new(transport, 1 << 14),
-            permit,
+            permit: None,
         };
-        self.sessions.admit(admission).await;
-        client
+        (client, admission)
     }
 
     /// A logged-in TCP client.
