@@ -90,8 +90,8 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
         None => crate::build::lobby().await?,
     };
     raise_file_limit()?;
-    if chosen.iter().any(|scenario| scenario.name.starts_with(catalog::PYTHON)) {
-        // Made while the broker starts and others play. Whoever needs it waits, and tells what went wrong.
+    if chosen.iter().any(|scenario| scenario.needs_python()) {
+        // Made while the broker starts and others play.
         tokio::spawn(crate::python::environment());
     }
     let mut told = |step: &str| eprintln!("{step}");
@@ -122,6 +122,10 @@ async fn perform(
     for scenario in chosen.iter().copied().filter(|scenario| scenario.sharing == Sharing::SideBySide) {
         let (slots, broker, lobby) = (Arc::clone(&slots), Arc::clone(broker), lobby.to_owned());
         running.spawn(async move {
+            if scenario.needs_python() {
+                // Waited for here, it takes neither a slot nor the scenario's time. The scenario tells its failure.
+                let _ = crate::python::environment().await;
+            }
             let _slot = slots.acquire_owned().await;
             run_one(scenario, &broker, lobby).await
         });

@@ -8,9 +8,6 @@ use super::{
     refusals, restart, slow_reader, start_up, vectors,
 };
 
-/// So begin the names of scenarios that run Python programs.
-pub(super) const PYTHON: &str = "python-";
-
 /// Whether others may use the broker meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
@@ -26,6 +23,13 @@ pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) sharing: Sharing,
     pub(super) run: for<'a> fn(&'a Stage) -> BoxFuture<'a, anyhow::Result<()>>,
+}
+
+impl Scenario {
+    /// Whether it runs Python programs: those are called so.
+    pub(super) fn needs_python(&self) -> bool {
+        self.name.starts_with("python-")
+    }
 }
 
 impl std::fmt::Debug for Scenario {
