@@ -13,14 +13,16 @@ use lapin::{
     types::LongString,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     broker::BrokerConfig,
     broker_url::BrokerUrl,
     error::ConsumerError,
+    intake::Intake,
     stats::ConsumerStats,
-    stream::{FilteredStream, FilteringReactor, StreamControl},
+    stream::{FilteredStream, FilteringReactor, Socket},
+    wire::Wire,
 };
 
 /// RabbitMQ's default. It bounds the filter's memory: a message's headers must fit into one frame.
@@ -66,8 +68,9 @@ impl Connection {
             .connect_with_config_async(TLSConfig::default(), &Runtime::new(tokio.clone()))
             .await
             .map_err(unreachable)?;
-        let (stream, control) = FilteredStream::new(socket, FRAME_MAX, stats.clone());
-        let line = Line(control);
+        let wire = Arc::new(Wire::new(socket, FRAME_MAX, stats.clone()));
+        let (stream, gone) = FilteredStream::new(wire.clone());
+        let line = Line { wire, gone };
         let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), FilteringReactor(tokio)));
         // lapin asks once: its retries are off.
         let stream = Mutex::new(Some(stream));
@@ -90,9 +93,14 @@ impl Connection {
         }
     }
 
+    /// Takes the deliveries, from the first that came on this connection.
+    pub(crate) fn intake(&self) -> Intake<Socket> {
+        Intake::begin(self.line.wire.clone())
+    }
+
     /// When bytes last came from the broker.
     pub(crate) fn last_read(&self) -> Instant {
-        self.line.0.last_read()
+        self.line.wire.last_read()
     }
 
     /// Whether lapin believes in the connection.
@@ -111,18 +119,22 @@ impl Connection {
     /// until then: dropping them makes lapin close them one by one, and complain when that is overtaken.
     pub(crate) async fn close(&self) -> bool {
         let closed = timeout(CLOSE_TIMEOUT, self.inner.close(200, "OK".into())).await;
-        self.line.0.cut();
-        let _ = timeout(CLOSE_TIMEOUT, self.line.0.gone()).await;
+        self.line.wire.cut();
+        // Nothing is ever sent: this ends when the stream, which holds the sender, is dropped.
+        let _ = timeout(CLOSE_TIMEOUT, self.line.gone.clone().changed()).await;
         matches!(closed, Ok(Ok(())))
     }
 }
 
 /// Cuts the line when dropped.
-struct Line(Arc<StreamControl>);
+struct Line {
+    wire: Arc<Wire<Socket>>,
+    gone: watch::Receiver<()>,
+}
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.0.cut();
+        self.wire.cut();
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A consumer is an OS thread of its own, `amqp-consumer`, with a current-thread runtime: lapin costs
 //! half as much there as on a shared one, and a busy process cannot delay its acks and heartbeats. The
-//! thread keeps a connection, declares the topology, consumes, hands every delivery to the [`Dispatch`],
-//! and starts over, with jittered backoff, after whatever goes wrong.
+//! thread keeps a connection, declares the topology, consumes, reads every delivery from the socket and hands
+//! it to the [`Dispatch`], and starts over, with jittered backoff, after whatever goes wrong.
 
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -70,12 +70,21 @@ impl ConsumerConfig {
 
 /// What is done with each delivery.
 ///
-/// Called on the consumer's own thread, in the queue's order: it must not block, because acks and
-/// heartbeats wait for it. The ticket settles the delivery (ack) when its last clone is dropped; work that
-/// outlives the call keeps a clone. A panic is caught and counted; the delivery then counts as settled.
+/// Called on the consumer's own thread, `amqp-consumer`, in the queue's order. That thread also reads the
+/// socket and sends acks and heartbeats, so a call must not block: calls of some milliseconds only slow the
+/// queue down, but one that takes as long as the heartbeat (10 s by default) may lose the connection. Calls of
+/// a second or longer are counted ([`ConsumerStats::dispatch_stalls`]). Work that takes long belongs on another
+/// thread, behind a queue as long as the prefetch: more is never unsettled.
+///
+/// The ticket settles the delivery (ack) when its last clone is dropped; work that outlives the call keeps a
+/// clone. A panic is caught and counted; the delivery then counts as settled.
 pub trait Dispatch: Send + 'static {
     /// Takes one delivery.
     fn dispatch(&mut self, delivery: Delivery, ticket: Ticket);
+
+    /// Called after the last delivery that is at hand, before the thread waits for the broker, and at least
+    /// every 32 deliveries: the place to wake, once for all of them, whoever works on them.
+    fn burst_ends(&mut self) {}
 }
 
 impl<F: FnMut(Delivery, Ticket) + Send + 'static> Dispatch for F {

@@ -1,40 +1,68 @@
 //! One message as the broker delivered it. Its tag and its channel stay hidden: only a
 //! [`Ticket`](crate::Ticket) settles it, and only once.
 
-use std::{fmt, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
-use lapin::types::AMQPValue;
+use lapin::{BasicProperties, types::AMQPValue};
 use notify_protocol::HeaderValue;
 
 /// One delivery: body, headers and the properties the lobby may want to log.
 pub struct Delivery {
-    inner: lapin::message::Delivery,
+    tag: u64,
+    exchange: Arc<str>,
+    routing_key: Arc<str>,
+    redelivered: bool,
+    properties: BasicProperties,
+    body: Vec<u8>,
     received_at: Instant,
 }
 
 impl Delivery {
-    pub(crate) fn new(inner: lapin::message::Delivery, received_at: Instant) -> Self {
-        Self { inner, received_at }
+    /// What a `basic.deliver` says; properties and body follow.
+    pub(crate) fn begin(
+        tag: u64,
+        exchange: Arc<str>,
+        routing_key: Arc<str>,
+        redelivered: bool,
+        received_at: Instant,
+    ) -> Self {
+        let (properties, body) = Default::default();
+        Self { tag, exchange, routing_key, redelivered, properties, body, received_at }
+    }
+
+    /// Also makes room for a body of `capacity` bytes.
+    pub(crate) fn set_properties(&mut self, properties: BasicProperties, capacity: usize) {
+        self.properties = properties;
+        self.body.reserve_exact(capacity);
+    }
+
+    pub(crate) fn extend_body(&mut self, bytes: &[u8]) {
+        self.body.extend_from_slice(bytes);
+    }
+
+    /// The broker's number for it, which counts from 1 on each channel.
+    pub(crate) fn tag(&self) -> u64 {
+        self.tag
     }
 
     /// A delivery for tests of a dispatch without a broker: no headers, no properties.
     #[must_use]
     pub fn detached(routing_key: &str, body: Vec<u8>) -> Self {
-        let key = lapin::types::ShortString::try_new(routing_key).unwrap_or_default();
-        let inner = lapin::message::Delivery::mock(1, "".into(), key, false, body);
-        Self { inner, received_at: Instant::now() }
+        let mut delivery = Self::begin(1, Arc::default(), routing_key.into(), false, Instant::now());
+        delivery.body = body;
+        delivery
     }
 
     /// The publisher's bytes.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        &self.inner.data
+        &self.body
     }
 
     /// The publisher's bytes, owned, without a copy.
     #[must_use]
     pub fn into_body(self) -> Vec<u8> {
-        self.inner.data
+        self.body
     }
 
     /// The message's headers, by name. If a name stood twice, the last one is here. Values inside of tables
@@ -44,7 +72,7 @@ impl Delivery {
     /// [`UNDECODABLE_HEADERS_MARKER`](notify_protocol::UNDECODABLE_HEADERS_MARKER); bytes of a name that are
     /// not UTF-8 arrive as `?`.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], HeaderValue<'_>)> {
-        let table = self.inner.properties.headers().as_ref();
+        let table = self.properties.headers().as_ref();
         let entries = table.into_iter().flat_map(|table| table.inner());
         entries.map(|(name, value)| (name.as_str().as_bytes(), header_value(value)))
     }
@@ -52,7 +80,7 @@ impl Delivery {
     /// Whether the broker delivered the message before: to this lobby or to an earlier one.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        self.inner.redelivered
+        self.redelivered
     }
 
     /// When this process took the message from its connection.
@@ -64,38 +92,38 @@ impl Delivery {
     /// The exchange that it was published to.
     #[must_use]
     pub fn exchange(&self) -> &str {
-        self.inner.exchange.as_str()
+        &self.exchange
     }
 
     /// The routing key that it was published with.
     #[must_use]
     pub fn routing_key(&self) -> &str {
-        self.inner.routing_key.as_str()
+        &self.routing_key
     }
 
     /// The property `message_id`.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
-        self.inner.properties.message_id().as_ref().map(lapin::types::ShortString::as_str)
+        self.properties.message_id().as_ref().map(lapin::types::ShortString::as_str)
     }
 
     /// The property `correlation_id`.
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {
-        self.inner.properties.correlation_id().as_ref().map(lapin::types::ShortString::as_str)
+        self.properties.correlation_id().as_ref().map(lapin::types::ShortString::as_str)
     }
 
     /// The property `app_id`.
     #[must_use]
     pub fn app_id(&self) -> Option<&str> {
-        self.inner.properties.app_id().as_ref().map(lapin::types::ShortString::as_str)
+        self.properties.app_id().as_ref().map(lapin::types::ShortString::as_str)
     }
 
     /// The property `timestamp`, in seconds since 1970 if the publisher keeps to the specification; any
     /// 64-bit number arrives.
     #[must_use]
     pub fn timestamp(&self) -> Option<u64> {
-        *self.inner.properties.timestamp()
+        *self.properties.timestamp()
     }
 }
 

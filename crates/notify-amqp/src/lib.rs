@@ -24,9 +24,10 @@
 //!
 //! # The way of a delivery
 //!
-//! `stream` (socket) → `frame_filter` → lapin → `pump` → the dispatch, and back: last clone of the ticket →
-//! `settlement` → `window` → `pump` → one `basic.ack`. Around it, `supervisor` makes `connection`, `channel`
-//! and topology anew after every failure and waits in between (`backoff`).
+//! `wire` (socket) → `frame_filter` → `delivery_tap` → `intake` → `pump` → the dispatch, all on one thread, and
+//! back: last clone of the ticket → `settlement` → `window` → `pump` → lapin → one `basic.ack`. What is not a
+//! delivery goes from the tap to lapin (`stream`). Around it, `supervisor` makes `connection`, `channel` and
+//! topology anew after every failure and waits in between (`backoff`).
 //!
 //! # What is promised
 //!
@@ -50,8 +51,11 @@ mod channel_pool;
 mod connection;
 mod consumer;
 mod delivery;
+mod delivery_tap;
 mod error;
 mod frame_filter;
+mod guarded_dispatch;
+mod intake;
 mod properties;
 mod publish_error;
 mod publisher;
@@ -66,6 +70,7 @@ mod supervisor;
 mod topology;
 mod watched_stream;
 mod window;
+mod wire;
 
 pub use backoff::{Backoff, BackoffPolicy};
 pub use broker::BrokerConfig;

@@ -1,16 +1,17 @@
 //! From an open channel to the dispatch, and from completed deliveries to acks, until something ends it.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    collections::VecDeque,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, future::LocalBoxFuture};
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Sleep, sleep, sleep_until},
 };
 use tracing::{error, info};
@@ -21,9 +22,12 @@ use crate::{
     consumer::{ConsumerConfig, Dispatch},
     delivery::Delivery,
     error::ConsumerError,
+    guarded_dispatch::GuardedDispatch,
+    intake::Intake,
     settlement::Settlement,
     stats::ConsumerStats,
     status::Stopped,
+    stream::Socket,
     window::Ack,
 };
 
@@ -35,12 +39,25 @@ pub(crate) struct Pump<'a, D> {
     pub(crate) config: &'a ConsumerConfig,
     pub(crate) connection: &'a Connection,
     pub(crate) channel: &'a Channel,
-    pub(crate) deliveries: lapin::Consumer,
+    /// lapin's idea of the consumer: it says when that ends, and why. Deliveries come from the intake.
+    pub(crate) consumer: lapin::Consumer,
     pub(crate) settlement: Arc<Settlement>,
-    pub(crate) dispatch: &'a mut D,
+    pub(crate) dispatch: GuardedDispatch<'a, D>,
     pub(crate) stats: &'a ConsumerStats,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) redelivered: Redelivered,
+    /// Came, and not dispatched yet.
+    pub(crate) waiting: VecDeque<Delivery>,
+    /// The ack that lapin is writing.
+    pub(crate) acking: Option<Acking<'a>>,
+}
+
+/// An ack on its way.
+pub(crate) struct Acking<'a> {
+    ack: Ack,
+    written: LocalBoxFuture<'a, Result<(), ConsumerError>>,
+    /// Whether lapin was told.
+    begun: bool,
 }
 
 /// What the pump wakes up for.
@@ -49,7 +66,10 @@ pub(crate) struct Pump<'a, D> {
     reason = "made and taken apart at once, for every delivery: a box would cost more"
 )]
 enum Event {
-    Delivery(lapin::message::Delivery),
+    Delivery(Delivery),
+    Acked(Result<(), ConsumerError>),
+    /// lapin saw a delivery, which nobody would settle.
+    PassedBy,
     Ended,
     Failed(lapin::Error),
     AckDue,
@@ -57,8 +77,9 @@ enum Event {
     Stop,
 }
 
-/// The pump's timers. The ack timer runs only while `ack_armed`.
-struct Timers<'t, S> {
+/// What the pump waits for besides the dispatch. The ack timer runs only while `ack_armed`.
+struct Sources<'t, S> {
+    intake: Intake<Socket>,
     ack: Pin<&'t mut Sleep>,
     ack_armed: bool,
     check: Pin<&'t mut Sleep>,
@@ -69,13 +90,16 @@ impl<D: Dispatch> Pump<'_, D> {
     /// Dispatches and acks until the consumer is stopped (`Ok`) or something breaks.
     pub(crate) async fn run(&mut self) -> Result<(), ConsumerError> {
         let ended = self.run_until_it_ends().await;
+        self.waiting.clear(); // unacked: it goes back to the queue
+        self.dispatch.end_burst();
         self.redelivered.log();
         ended
     }
 
     async fn run_until_it_ends(&mut self) -> Result<(), ConsumerError> {
         let mut stop = self.stop.clone();
-        let mut timers = Timers {
+        let mut sources = Sources {
+            intake: self.connection.intake(),
             ack: pin!(sleep(Duration::ZERO)),
             ack_armed: false,
             check: pin!(sleep(CHECK_INTERVAL)),
@@ -83,17 +107,26 @@ impl<D: Dispatch> Pump<'_, D> {
         };
         let mut was_alive = true;
         loop {
-            match std::future::poll_fn(|cx| self.poll_event(cx, &mut timers)).await {
-                Event::Delivery(delivery) => self.take(delivery).await?,
-                Event::AckDue => {
-                    timers.ack_armed = false;
-                    if let Some(ack) = self.settlement.take_ack() {
-                        self.ack(ack).await?;
+            match std::future::poll_fn(|cx| self.poll_event(cx, &mut sources)).await {
+                Event::Delivery(delivery) => {
+                    if self.take(delivery)? {
+                        self.pause(&sources.intake).await;
                     }
+                }
+                Event::Acked(written) => {
+                    written?;
+                    self.acked();
+                }
+                Event::AckDue => {
+                    sources.ack_armed = false;
+                    self.begin_ack();
                 }
                 Event::Check => {
                     let next = self.check(&mut was_alive)?;
-                    timers.check.as_mut().reset(next.into());
+                    sources.check.as_mut().reset(next.into());
+                }
+                Event::PassedBy => {
+                    return Err(ConsumerError::ConnectionLost { reason: "a delivery passed by".into() });
                 }
                 Event::Ended => return Err(self.cancelled()),
                 Event::Failed(error) => return Err(self.failed(&error)),
@@ -107,65 +140,95 @@ impl<D: Dispatch> Pump<'_, D> {
     fn poll_event<S: Future<Output = ()>>(
         &mut self,
         cx: &mut Context<'_>,
-        timers: &mut Timers<'_, S>,
+        sources: &mut Sources<'_, S>,
     ) -> Poll<Event> {
         if self.stop.has_changed().unwrap_or(true) {
             return Poll::Ready(Event::Stop);
         }
         self.settlement.unpark();
-        match Pin::new(&mut self.deliveries).poll_next(cx) {
-            Poll::Ready(Some(Ok(delivery))) => return Poll::Ready(Event::Delivery(delivery)),
+        if let Some(acking) = &mut self.acking
+            && (!acking.begun || self.waiting.is_empty())
+        {
+            acking.begun = true;
+            if let Poll::Ready(written) = acking.written.as_mut().poll(cx) {
+                return Poll::Ready(Event::Acked(written));
+            }
+        }
+        if self.waiting.is_empty() && sources.intake.poll(cx, &mut self.waiting).is_pending() {
+            self.dispatch.end_burst();
+        }
+        if let Some(delivery) = self.waiting.pop_front() {
+            return Poll::Ready(Event::Delivery(delivery));
+        }
+        match Pin::new(&mut self.consumer).poll_next(cx) {
+            Poll::Ready(Some(Ok(_))) => return Poll::Ready(Event::PassedBy),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Failed(error)),
             Poll::Ready(None) => return Poll::Ready(Event::Ended),
             Poll::Pending => {}
         }
         let due = self.settlement.park(cx);
-        if due.ready > 0 && !timers.ack_armed {
-            timers.ack.as_mut().reset(tokio::time::Instant::now() + self.config.ack_delay);
-            timers.ack_armed = true;
+        if due.ready > 0 && !sources.ack_armed {
+            sources.ack.as_mut().reset(tokio::time::Instant::now() + self.config.ack_delay);
+            sources.ack_armed = true;
         }
-        if due.batch_is_full || (due.ready > 0 && timers.ack.as_mut().poll(cx).is_ready()) {
+        if self.acking.is_none()
+            && (due.batch_is_full || (due.ready > 0 && sources.ack.as_mut().poll(cx).is_ready()))
+        {
             return Poll::Ready(Event::AckDue);
         }
-        if timers.check.as_mut().poll(cx).is_ready() {
+        if sources.check.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Check);
         }
-        timers.stop.as_mut().poll(cx).map(|()| Event::Stop)
+        sources.stop.as_mut().poll(cx).map(|()| Event::Stop)
     }
 
-    /// Hands one delivery to the dispatch, and acks the batch before it if that is full.
-    async fn take(&mut self, delivery: lapin::message::Delivery) -> Result<(), ConsumerError> {
-        if delivery.acker.poisoned() {
-            return Ok(()); // the channel is dead; it comes again on the next one
-        }
-        let (ticket, due) = self.settlement.deliver(delivery.delivery_tag).map_err(|gap| {
+    /// Hands one delivery to the dispatch, and acks the batch before it if that is full. Returns whether the
+    /// thread's other work is due.
+    fn take(&mut self, delivery: Delivery) -> Result<bool, ConsumerError> {
+        let (ticket, batch_is_full) = self.settlement.deliver(delivery.tag()).map_err(|gap| {
             let reason = format!("delivery tag {} where {} was expected", gap.tag, gap.expected);
             ConsumerError::ConnectionLost { reason }
         })?;
         self.stats.deliveries.add(1);
-        if delivery.redelivered {
+        if delivery.redelivered() {
             self.stats.redelivered.add(1);
             self.redelivered.count += 1;
         } else {
             self.redelivered.log();
         }
-        let delivery = Delivery::new(delivery, Instant::now());
-        if catch_unwind(AssertUnwindSafe(|| self.dispatch.dispatch(delivery, ticket))).is_err() {
-            self.stats.dispatch_panics.add(1);
-            error!("dispatch panicked; the delivery counts as settled");
+        if batch_is_full {
+            self.begin_ack();
         }
-        match due {
-            Some(ack) => self.ack(ack).await,
-            None => Ok(()),
+        Ok(self.dispatch.call(delivery, ticket))
+    }
+
+    /// Lets lapin's tasks run, which send the heartbeats, and lets it see what came from the broker: with a slow
+    /// dispatch that may have been there for long.
+    async fn pause(&mut self, intake: &Intake<Socket>) {
+        yield_now().await; // the socket's readiness is noticed, and timers fire
+        let _ = std::future::poll_fn(|cx| Poll::Ready(intake.poll(cx, &mut self.waiting))).await;
+        yield_now().await; // tasks run
+        yield_now().await; // and those they started
+        self.dispatch.begin_turn();
+    }
+
+    /// Acks what is completed, unless an ack is on its way: then the next one follows that.
+    fn begin_ack(&mut self) {
+        if self.acking.is_none()
+            && let Some(ack) = self.settlement.take_ack()
+        {
+            let written = Box::pin(self.channel.ack(ack.tag, true));
+            self.acking = Some(Acking { ack, written, begun: false });
         }
     }
 
-    async fn ack(&self, ack: Ack) -> Result<(), ConsumerError> {
-        self.channel.ack(ack.tag, true).await?;
-        self.stats.acked.add(ack.messages);
-        self.stats.ack_frames.add(1);
-        self.stats.unacked.set(self.settlement.unacked() as u64);
-        Ok(())
+    /// The ack that was on its way is written.
+    fn acked(&mut self) {
+        if let Some(Acking { ack, .. }) = self.acking.take() {
+            self.stats.acked.add(ack.messages);
+            self.stats.ack_frames.add(1);
+            self.stats.unacked.set(self.settlement.unacked() as u64);
+        }
     }
 
     /// Looks after what nobody tells us: a silent broker, a channel that lapin gave up without a word.
@@ -214,7 +277,8 @@ impl<D: Dispatch> Pump<'_, D> {
     }
 
     async fn drain_until(&mut self, deadline: tokio::time::Instant) -> Result<(), ConsumerError> {
-        self.channel.cancel(self.deliveries.tag()).await?;
+        self.finish_ack().await?;
+        self.channel.cancel(self.consumer.tag()).await?;
         self.settlement.drain();
         let mut time_is_up = pin!(sleep_until(deadline));
         std::future::poll_fn(|cx| {
@@ -222,13 +286,20 @@ impl<D: Dispatch> Pump<'_, D> {
             if idle { Poll::Ready(()) } else { time_is_up.as_mut().poll(cx) }
         })
         .await;
-        if let Some(ack) = self.settlement.take_ack() {
-            self.ack(ack).await?;
-        }
+        self.begin_ack();
+        self.finish_ack().await?;
         for tag in self.settlement.completed_behind_gap() {
             self.channel.ack(tag, false).await?;
             self.stats.acked.add(1);
             self.stats.ack_frames.add(1);
+        }
+        Ok(())
+    }
+
+    async fn finish_ack(&mut self) -> Result<(), ConsumerError> {
+        if let Some(acking) = &mut self.acking {
+            acking.written.as_mut().await?;
+            self.acked();
         }
         Ok(())
     }

@@ -97,15 +97,14 @@ impl Settlement {
         }
     }
 
-    /// Takes in a delivery; also returns the ack that is due because a batch is full.
-    pub(crate) fn deliver(self: &Arc<Self>, tag: u64) -> Result<(Ticket, Option<Ack>), TagOutOfOrder> {
-        let due = {
+    /// Takes in a delivery; also returns whether an ack is due because a batch is full.
+    pub(crate) fn deliver(self: &Arc<Self>, tag: u64) -> Result<(Ticket, bool), TagOutOfOrder> {
+        let batch_is_full = {
             let window = &mut self.lock().window;
-            let due = if window.batch_is_full() { window.take_ack() } else { None };
             window.deliver(tag)?;
-            due
+            window.batch_is_full()
         };
-        Ok((Ticket { _slot: Arc::new(Slot { tag, settlement: self.clone() }) }, due))
+        Ok((Ticket { _slot: Arc::new(Slot { tag, settlement: self.clone() }) }, batch_is_full))
     }
 
     /// Takes the ack for all that is completed without a gap.
@@ -262,11 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_is_acked_before_the_next_delivery() {
+    fn a_full_batch_is_reported_with_the_next_delivery() {
         let bench = Bench::new(10, 2);
         (1..=2).for_each(|tag| drop(bench.deliver(tag)));
-        let (_ticket, due) = bench.settlement.deliver(3).unwrap();
-        assert_eq!(due, Some(Ack { tag: 2, messages: 2 }));
+        let (_ticket, batch_is_full) = bench.settlement.deliver(3).unwrap();
+        assert!(batch_is_full);
+        assert_eq!(bench.settlement.take_ack(), Some(Ack { tag: 2, messages: 2 }));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct ConsumerStats {
     pub undecodable_headers: Count,
     /// Panics of the dispatch that were caught; the delivery counts as settled.
     pub dispatch_panics: Count,
+    /// Calls of the dispatch that took a second or longer: acks and heartbeats waited for them.
+    pub dispatch_stalls: Count,
 }
 
 /// One counter or gauge.

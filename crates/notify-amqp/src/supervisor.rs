@@ -3,7 +3,7 @@
 //! Nothing survives a failure but the queue: connection, channel, topology and consumer are made anew,
 //! because in each of them lapin may look alive and be dead.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -14,6 +14,7 @@ use crate::{
     connection::Connection,
     consumer::{ConsumerConfig, Dispatch},
     error::ConsumerError,
+    guarded_dispatch::GuardedDispatch,
     pump::{Pump, Redelivered},
     settlement::Settlement,
     stats::ConsumerStats,
@@ -89,11 +90,11 @@ impl<D: Dispatch> Supervisor<D> {
             let channel = Channel::new(connection.channel().await?, config.broker.url.user(), call_timeout);
             channel.set_prefetch(config.prefetch).await?;
             channel.declare(&config.topology).await?;
-            let deliveries = channel.consume(&config.topology.queue, config.exclusive).await?;
-            Ok((channel, deliveries))
+            let consumer = channel.consume(&config.topology.queue, config.exclusive).await?;
+            Ok((channel, consumer))
         };
         match prepared.await {
-            Ok((channel, deliveries)) => Ok(Session { connection, channel, deliveries }),
+            Ok((channel, consumer)) => Ok(Session { connection, channel, consumer }),
             Err(error) => {
                 connection.close().await;
                 Err(error)
@@ -103,19 +104,21 @@ impl<D: Dispatch> Supervisor<D> {
 
     /// `Ok` when stopped, else what ended the session.
     async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerError> {
-        let Session { connection, channel, deliveries } = session;
+        let Session { connection, channel, consumer } = session;
         let settlement = Arc::new(Settlement::new(self.config.prefetch, self.config.ack_batch));
         self.announce();
         let mut pump = Pump {
             config: &self.config,
             connection: &connection,
             channel: &channel,
-            deliveries,
+            consumer,
             settlement: settlement.clone(),
-            dispatch: &mut self.dispatch,
+            dispatch: GuardedDispatch::new(&mut self.dispatch, &self.stats),
             stats: &self.stats,
             stop: self.stop.clone(),
             redelivered: Redelivered::default(),
+            waiting: VecDeque::new(),
+            acking: None,
         };
         let ended = pump.run().await;
         let mut stopped = Stopped::default();
@@ -123,6 +126,7 @@ impl<D: Dispatch> Supervisor<D> {
             self.status.send_replace(ConsumerStatus::Stopping);
             stopped = pump.drain().await;
         }
+        drop(pump);
         settlement.close();
         self.stats.connected.set(0);
         self.stats.unacked.set(0);
@@ -159,5 +163,5 @@ impl<D: Dispatch> Supervisor<D> {
 struct Session {
     connection: Connection,
     channel: Channel,
-    deliveries: lapin::Consumer,
+    consumer: lapin::Consumer,
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::{
     management,
-    rig::{Rig, Running},
+    rig::{PATIENCE, Rig, Running},
 };
 
 #[tokio::test]
@@ -32,6 +32,61 @@ async fn deliveries_come_in_order_and_are_acked_in_batches() {
     assert_eq!((stats.redelivered.get(), stats.connects.get(), stats.unacked.get()), (0, 1, 0));
     running.handle.stop().await;
     assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)), "nothing came back, nobody consumes");
+}
+
+#[tokio::test]
+async fn what_waits_when_consuming_begins_comes_in_order_on_the_consumers_own_thread() {
+    let mut rig = Rig::new();
+    Running::start(rig.config()).await.handle.stop().await;
+    for round in 0..20 {
+        rig.publish_numbers(0..300);
+        let (sender, mut got) = tokio::sync::mpsc::channel(1000);
+        let dispatch = move |delivery: notify_amqp::Delivery, _ticket: notify_amqp::Ticket| {
+            let thread = std::thread::current().name().map(str::to_owned);
+            sender.try_send((delivery.into_body(), thread)).unwrap();
+        };
+        let handle = notify_amqp::Consumer::spawn(rig.config(), dispatch).unwrap();
+        for number in 0..300 {
+            let next = tokio::time::timeout(PATIENCE, got.recv()).await.expect("the next delivery");
+            let (body, thread) = next.unwrap();
+            assert_eq!(body, number.to_string().into_bytes(), "round {round}");
+            assert_eq!(thread.as_deref(), Some("amqp-consumer"));
+        }
+        let stopped = handle.stop().await;
+        assert_eq!((stopped.unfinished, stopped.clean), (0, true));
+        assert_eq!(rig.raw.queue(&rig.queue), Some((0, 0)));
+    }
+}
+
+/// Sends each body, and an empty one at the end of a burst.
+struct Bursts(tokio::sync::mpsc::Sender<Vec<u8>>);
+
+impl notify_amqp::Dispatch for Bursts {
+    fn dispatch(&mut self, delivery: notify_amqp::Delivery, _: notify_amqp::Ticket) {
+        self.0.try_send(delivery.into_body()).unwrap();
+    }
+
+    fn burst_ends(&mut self) {
+        self.0.try_send(Vec::new()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_delivery_is_followed_by_the_end_of_its_burst_before_the_consumer_waits() {
+    let mut rig = Rig::new();
+    let (sender, mut got) = tokio::sync::mpsc::channel(100);
+    let handle = notify_amqp::Consumer::spawn(rig.config(), Bursts(sender)).unwrap();
+    handle.status().wait_for(notify_amqp::ConsumerStatus::is_consuming).await.unwrap();
+    for number in 0..20 {
+        rig.publish_numbers(number..number + 1);
+        let next = tokio::time::timeout(PATIENCE, got.recv()).await.expect("the next delivery");
+        assert_eq!(next.unwrap(), number.to_string().into_bytes());
+        // Sooner than the thread's next look at the connection, which would end the burst too.
+        let end = tokio::time::timeout(Duration::from_millis(500), got.recv()).await;
+        assert_eq!(end.expect("the burst ends"), Some(Vec::new()));
+    }
+    handle.stop().await;
+    assert!(got.try_recv().is_err());
 }
 
 #[tokio::test]

@@ -108,6 +108,53 @@ async fn a_silent_broker_is_noticed_within_two_heartbeats() {
 }
 
 #[tokio::test]
+async fn a_stream_of_deliveries_keeps_the_connection_alive_without_heartbeats() {
+    let mut rig = Rig::new();
+    let mut config = rig.config();
+    config.broker.heartbeat = Duration::from_secs(2);
+    let mut running = Running::start(config).await;
+    for number in 0..160 {
+        rig.publish_numbers(number..number + 1);
+        assert_eq!(running.next().await.number(), number);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(running.handle.stats().failures.get(), 0);
+    running.handle.stop().await;
+}
+
+/// Consumes with a heartbeat of 2 s and a dispatch that takes its time; returns how long it took in all.
+async fn consume_slowly(messages: u32, each: Duration) -> Duration {
+    let mut rig = Rig::new();
+    let mut config = rig.config();
+    config.broker.heartbeat = Duration::from_secs(2);
+    let dispatch = move |_: Delivery, _: Ticket| std::thread::sleep(each);
+    let handle = Consumer::spawn(config, dispatch).unwrap();
+    handle.status().wait_for(ConsumerStatus::is_consuming).await.unwrap();
+    let start = Instant::now();
+    rig.publish_numbers(0..messages);
+    let stats = handle.stats();
+    while stats.acked.get() < messages.into() {
+        assert_eq!(stats.failures.get(), 0, "the connection was lost");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((stats.failures.get(), stats.redelivered.get()), (0, 0));
+    let stalls = if each >= Duration::from_secs(1) { messages } else { 0 };
+    assert_eq!(stats.dispatch_stalls.get(), u64::from(stalls));
+    handle.stop().await;
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn a_dispatch_that_blocks_for_longer_than_a_heartbeat_loses_nothing_but_time() {
+    assert!(consume_slowly(3, Duration::from_millis(2500)).await >= Duration::from_secs(7));
+}
+
+#[tokio::test]
+async fn a_batch_that_takes_the_dispatch_many_heartbeats_does_not_lose_the_connection() {
+    assert!(consume_slowly(30, Duration::from_millis(400)).await >= Duration::from_secs(12));
+}
+
+#[tokio::test]
 async fn a_broker_that_never_answers_does_not_hold_the_consumer() {
     let rig = Rig::new();
     let proxy = Proxy::to(&rig.url.address());
