@@ -209,6 +209,7 @@ impl Figures {
             ("ack_frames", "Ack frames written; each settles a batch", stats.ack_frames.get()),
             ("repaired_headers", "Deliveries whose headers had to be repaired", stats.repaired_headers.get()),
             ("dispatch_panics", "Panics that were caught", stats.dispatch_panics.get()),
+            ("dispatch_stalls", "Deliveries that took a second to hand over", stats.dispatch_stalls.get()),
         ] {
             page.counter(name, help, &[(&[], value)])?;
         }
