@@ -98,7 +98,7 @@ fn method(plan: &Plan) -> String {
          - *slow-readers*: 1 % of 1,000 clients stop reading; bursts fill their sockets until the lobby must keep \
          their messages, then the paced broadcasts are measured, then bursts overflow their outboxes and the lobby \
          closes exactly those clients.\n\
-         - An idle connection's memory is what the lobby's resident memory grew by, divided by the connections, two \
+         - An idle connection's memory is what its server's resident memory grew by, divided by the connections, two \
          seconds after the last login.\n\
          - *amqp*: `notify-amqp` alone, in the example `consume_waiting`: {} messages of 200 bytes are published by \
          one `Publisher` from 64 tasks, each confirmed, then consumed from the waiting queue with a handler that \
