@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
 mod address;
+mod certificates;
 mod choice;
 mod container;
 pub(crate) mod guard;
@@ -198,6 +199,15 @@ impl Broker {
     /// The management API. `None` where `AMQP_URL`'s host does not offer it to this user on port 15672.
     pub(crate) fn management(&self) -> Option<&Management> {
         self.management.as_ref()
+    }
+
+    /// The port of AMQP over TLS on localhost, and the directory of the certificates for it (see
+    /// [`certificates`]). Only a native node has one.
+    pub(crate) fn tls(&self) -> Option<(u16, std::path::PathBuf)> {
+        match &self.node {
+            Node::Native(node) => Some(node.tls()),
+            Node::Container(_) | Node::Foreign => None,
+        }
     }
 
     /// Whether it was started here and may be stopped, paused and killed.

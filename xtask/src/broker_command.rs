@@ -41,7 +41,14 @@ fn describe(broker: &Broker, as_json: bool) -> String {
     let management = broker.management().map(|management| management.url());
     if as_json {
         let pid = std::process::id();
-        let facts = json!({ "how": broker.how(), "amqp_url": broker.amqp_url(), "management_url": management, "pid": pid });
+        let tls = broker.tls().map(|(port, directory)| json!({ "port": port, "certificates": directory }));
+        let facts = json!({
+            "how": broker.how(),
+            "amqp_url": broker.amqp_url(),
+            "management_url": management,
+            "tls": tls,
+            "pid": pid,
+        });
         return facts.to_string();
     }
     let login = if broker.is_ours() { " (user guest, password guest)" } else { "" };

@@ -96,6 +96,15 @@ impl Run {
         if let Some(management) = broker.management() {
             command.env("LOBBY_TEST_MANAGEMENT_URL", management.url_with_login());
         }
+        match broker.tls() {
+            Some((port, directory)) => {
+                command.env("LOBBY_TEST_TLS_PORT", port.to_string()).env("LOBBY_TEST_TLS_DIR", directory);
+            }
+            None => {
+                eprintln!("this broker has no TLS listener of ours: left out are the broker tests of TLS");
+                command.args(["--", "--skip", "tls::"]);
+            }
+        }
         self.command("broker tests", command).await?;
         vhost.delete().await
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
 
+use super::certificates::Certificates;
 use super::guard::{Guard, Ward};
 use super::{ports, readiness};
 use crate::apt::tail;
@@ -45,6 +46,7 @@ struct Process {
 #[derive(Debug, Clone, Copy)]
 struct Ports {
     amqp: u16,
+    amqps: u16,
     management: u16,
     distribution: u16,
     epmd: u16,
@@ -68,8 +70,9 @@ impl NativeNode {
     }
 
     async fn attempt() -> anyhow::Result<(Self, String)> {
-        let [amqp, management, distribution, epmd] = ports::free().context("free ports on 127.0.0.1")?;
-        let ports = Ports { amqp, management, distribution, epmd };
+        let [amqp, amqps, management, distribution, epmd] =
+            ports::free().context("free ports on 127.0.0.1")?;
+        let ports = Ports { amqp, amqps, management, distribution, epmd };
         let directory =
             tempfile::Builder::new().prefix("lobby-broker-").tempdir().context("directory of the node")?;
         // From here on the node's own drop removes it, after the node is dead.
@@ -82,6 +85,11 @@ impl NativeNode {
     /// The port of AMQP on 127.0.0.1.
     pub(crate) fn amqp_port(&self) -> u16 {
         self.ports.amqp
+    }
+
+    /// The port of AMQP over TLS on localhost, and the directory with its [`Certificates`].
+    pub(crate) fn tls(&self) -> (u16, PathBuf) {
+        (self.ports.amqps, self.directory.join("tls"))
     }
 
     /// The port of the management API on 127.0.0.1.
@@ -184,18 +192,27 @@ impl NativeNode {
     }
 
     fn write_files(&self) -> anyhow::Result<()> {
-        let Ports { amqp, management, .. } = self.ports;
-        for name in ["home", "mnesia", "log", "conf.d"] {
+        let Ports { amqp, amqps, management, .. } = self.ports;
+        for name in ["home", "mnesia", "log", "conf.d", "tls"] {
             fs::create_dir(self.directory.join(name))?;
         }
         fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
         let cookie = self.directory.join("home/.erlang.cookie");
         let mut cookie = File::options().write(true).create_new(true).mode(0o400).open(cookie)?;
         write!(cookie, "{:032x}", fastrand::u128(..))?;
-        fs::write(self.directory.join("enabled_plugins"), "[rabbitmq_management].\n")?;
+        let plugins = "[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n";
+        fs::write(self.directory.join("enabled_plugins"), plugins)?;
+        let tls = self.directory.join("tls");
+        Certificates::make()?.write(&tls)?;
+        let tls = tls.display();
         // Listed connections and queues are at most a second old, which tests wait for.
         let config = format!(
             "listeners.tcp.local = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\n\
+             listeners.ssl.local = 127.0.0.1:{amqps}\nssl_options.cacertfile = {tls}/ca.pem\n\
+             ssl_options.certfile = {tls}/broker.pem\nssl_options.keyfile = {tls}/broker.key\n\
+             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n\
+             auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
+             ssl_cert_login_from = common_name\n\
              management.tcp.port = {management}\ncollect_statistics_interval = 1000\n\
              log.console = true\nlog.file = false\n"
         );
