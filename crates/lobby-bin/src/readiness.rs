@@ -34,8 +34,8 @@ impl Readiness {
         }
         let status = self.consumer.borrow();
         let reason = match &*status {
-            ConsumerStatus::Consuming { queue, .. } => {
-                return (true, json!({"ready": true, "queue": &**queue}));
+            ConsumerStatus::Consuming { queue, host, .. } => {
+                return (true, json!({"ready": true, "queue": &**queue, "host": &**host}));
             }
             ConsumerStatus::Connecting { attempt } => format!("connecting to the broker, attempt {attempt}"),
             ConsumerStatus::Waiting { error, hint, attempt, retry_in } => {
@@ -64,8 +64,9 @@ mod tests {
         let readiness = Readiness::new(receiver);
         let (ready, why) = readiness.check();
         assert!(!ready && why["reason"].as_str().is_some_and(|r| r.contains("attempt 3")), "{why}");
-        status.send_replace(ConsumerStatus::Consuming { queue: "q".into(), since: Instant::now() });
-        assert_eq!(readiness.check(), (true, json!({"ready": true, "queue": "q"})));
+        let (queue, host, since) = ("q".into(), "mq:5672".into(), Instant::now());
+        status.send_replace(ConsumerStatus::Consuming { queue, host, since });
+        assert_eq!(readiness.check(), (true, json!({"ready": true, "queue": "q", "host": "mq:5672"})));
         readiness.begin_drain();
         assert!(!readiness.check().0);
     }

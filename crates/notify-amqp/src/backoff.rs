@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 pub struct BackoffPolicy {
     /// The first wait is at most this long (default 100 ms).
     pub base: Duration,
-    /// No wait is longer than this (default 5 s).
+    /// No wait is longer than this (default 30 s).
     pub cap: Duration,
     /// A connection that consumed this long counts as good: the next wait is the first again
-    /// (default 1 s, so that even a broker that drops everybody at once cannot be stormed).
+    /// (default 60 s, so that a broker that drops everybody after a few seconds is not stormed).
     pub stable_after: Duration,
 }
 
@@ -22,8 +22,8 @@ impl Default for BackoffPolicy {
     fn default() -> Self {
         Self {
             base: Duration::from_millis(100),
-            cap: Duration::from_secs(5),
-            stable_after: Duration::from_secs(1),
+            cap: Duration::from_secs(30),
+            stable_after: Duration::from_secs(60),
         }
     }
 }
@@ -85,33 +85,34 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_the_cap() {
+    fn m09_m13_waits_double_up_to_thirty_seconds_with_jitter() {
         let now = Instant::now();
         let mut backoff = Backoff::new(BackoffPolicy::default());
-        let longest: Vec<_> = (0..8).map(|_| backoff.failed(now, u64::MAX)).collect();
-        assert_eq!(longest, [100, 200, 400, 800, 1600, 3200, 5000, 5000].map(ms));
+        let longest: Vec<_> = (0..11).map(|_| backoff.failed(now, u64::MAX)).collect();
+        let expected = [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000];
+        assert_eq!(longest, expected.map(ms));
         let mut backoff = Backoff::new(BackoffPolicy::default());
-        let shortest: Vec<_> = (0..8).map(|_| backoff.failed(now, 0)).collect();
-        assert_eq!(shortest, [50, 100, 200, 400, 800, 1600, 2500, 2500].map(ms));
+        let shortest: Vec<_> = (0..11).map(|_| backoff.failed(now, 0)).collect();
+        assert_eq!(shortest, expected.map(|longest| ms(longest / 2)));
     }
 
     #[test]
     fn a_million_failures_do_not_overflow() {
         let mut backoff = Backoff::new(BackoffPolicy::default());
         backoff.failures = 1_000_000;
-        assert_eq!(backoff.failed(Instant::now(), u64::MAX), ms(5000));
+        assert_eq!(backoff.failed(Instant::now(), u64::MAX), ms(30_000));
     }
 
     #[test]
-    fn only_a_stable_time_resets() {
+    fn m09_only_a_stable_minute_resets() {
         let start = Instant::now();
         let mut backoff = Backoff::new(BackoffPolicy::default());
         backoff.failed(start, 0);
         backoff.failed(start, 0);
         backoff.succeeded(start);
-        assert_eq!(backoff.failed(start + ms(999), u64::MAX), ms(400), "too short to count");
+        assert_eq!(backoff.failed(start + ms(59_999), u64::MAX), ms(400), "too short to count");
         backoff.succeeded(start);
-        assert_eq!(backoff.failed(start + ms(1000), u64::MAX), ms(100), "stable");
+        assert_eq!(backoff.failed(start + ms(60_000), u64::MAX), ms(100), "stable");
         assert_eq!(backoff.failures(), 1);
     }
 }

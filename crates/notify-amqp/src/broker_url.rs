@@ -5,12 +5,16 @@
 
 use std::{fmt, time::Duration};
 
-/// A broker's address and credentials. `Debug` and `Display` show `***` for the password.
+use crate::host::{Address, Host, HostError, split_port};
+
+/// A broker's address or addresses, and credentials. `Debug` and `Display` show `***` for the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerUrl {
     tls: bool,
-    host: String,
-    port: u16,
+    /// At least one.
+    hosts: Vec<Host>,
+    /// Of the hosts that have none of their own.
+    port: Option<u16>,
     user: String,
     password: String,
     vhost: String,
@@ -21,10 +25,11 @@ pub struct BrokerUrl {
 impl Default for BrokerUrl {
     /// A broker on this machine as RabbitMQ comes: `amqp://guest:guest@127.0.0.1:5672/%2f`.
     fn default() -> Self {
+        let local = Host::new("127.0.0.1", None);
         Self {
             tls: false,
-            host: "127.0.0.1".into(),
-            port: 5672,
+            hosts: local.into_iter().collect(),
+            port: Some(5672),
             user: "guest".into(),
             password: "guest".into(),
             vhost: "/".into(),
@@ -72,15 +77,12 @@ impl BrokerUrl {
             }
             None => ("guest".into(), "guest".into(), authority),
         };
-        let (host, port) = split_port(address)?;
-        let port = match port {
-            Some(text) => text.parse().map_err(|_| BrokerUrlError::Port)?,
-            None if tls => 5671,
-            None => 5672,
-        };
+        let (host, port) = split_port(address).map_err(|_| BrokerUrlError::Brackets)?;
+        let port = port.map(|text| text.parse().map_err(|_| BrokerUrlError::Port)).transpose()?;
+        let host = percent_decode(host, "host")?;
         let mut url = Self {
             tls,
-            host: percent_decode(host, "host")?,
+            hosts: vec![Host::new(&host, None)?],
             port,
             user,
             password,
@@ -88,9 +90,6 @@ impl BrokerUrl {
             heartbeat: None,
             connect_timeout: None,
         };
-        if url.host.is_empty() {
-            return Err(BrokerUrlError::EmptyHost);
-        }
         url.read_query(query)?;
         Ok(url)
     }
@@ -107,22 +106,69 @@ impl BrokerUrl {
         password: &str,
         vhost: &str,
     ) -> Result<Self, BrokerUrlError> {
-        if host.is_empty() {
+        Self {
+            tls: false,
+            hosts: vec![Host::new(host, None)?],
+            port: Some(port),
+            user: user.into(),
+            password: password.into(),
+            heartbeat: None,
+            connect_timeout: None,
+            vhost: String::new(),
+        }
+        .with_vhost(vhost)
+    }
+
+    /// The same with these hosts; one without a port keeps the URL's.
+    ///
+    /// # Errors
+    /// [`BrokerUrlError::EmptyHost`]: the list is empty.
+    pub fn with_hosts(mut self, hosts: Vec<Host>) -> Result<Self, BrokerUrlError> {
+        if hosts.is_empty() {
             return Err(BrokerUrlError::EmptyHost);
         }
+        self.hosts = hosts;
+        Ok(self)
+    }
+
+    /// The same with this port for every host that has none of its own.
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The same with or without TLS. Where no port was given, the usual one changes too (5671 or 5672).
+    #[must_use]
+    pub fn with_tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The same with this virtual host, not percent-encoded.
+    ///
+    /// # Errors
+    /// [`BrokerUrlError::VhostTooLong`]: the virtual host exceeds 255 bytes.
+    pub fn with_vhost(mut self, vhost: &str) -> Result<Self, BrokerUrlError> {
         if vhost.len() > 255 {
             return Err(BrokerUrlError::VhostTooLong { len: vhost.len() });
         }
-        Ok(Self {
-            tls: false,
-            host: host.trim_start_matches('[').trim_end_matches(']').into(),
-            port,
-            user: user.into(),
-            password: password.into(),
-            vhost: vhost.into(),
-            heartbeat: None,
-            connect_timeout: None,
-        })
+        self.vhost = vhost.into();
+        Ok(self)
+    }
+
+    /// The same with this user.
+    #[must_use]
+    pub fn with_user(mut self, user: &str) -> Self {
+        self.user = user.into();
+        self
+    }
+
+    /// The same with this password.
+    #[must_use]
+    pub fn with_password(mut self, password: &str) -> Self {
+        self.password = password.into();
+        self
     }
 
     /// Whether the connection is encrypted (`amqps`).
@@ -131,16 +177,16 @@ impl BrokerUrl {
         self.tls
     }
 
-    /// The host's name or address, without brackets.
+    /// The name or address of the first host, without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        self.hosts.first().map_or("", Host::name)
     }
 
-    /// The TCP port.
+    /// The TCP port of the first host.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.hosts.first().map_or(0, |host| self.port_of(host))
     }
 
     /// The broker's user.
@@ -167,17 +213,24 @@ impl BrokerUrl {
         self.connect_timeout
     }
 
-    /// Host and port, as they stand in messages: `broker.example:5672`, `[::1]:5672`.
+    /// Host and port of the first host, as they stand in messages: `broker.example:5672`, `[::1]:5672`.
     #[must_use]
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        self.addresses().next().map_or_else(String::new, |address| address.to_string())
     }
 
-    pub(crate) fn password(&self) -> &str {
+    /// Every host, in the order given.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.hosts.iter().map(|host| Address { host: host.name().into(), port: self.port_of(host) })
+    }
+
+    fn port_of(&self, host: &Host) -> u16 {
+        host.port().or(self.port).unwrap_or(if self.tls { 5671 } else { 5672 })
+    }
+
+    /// The password: neither to be printed nor logged.
+    #[must_use]
+    pub fn password(&self) -> &str {
         &self.password
     }
 
@@ -208,7 +261,8 @@ impl BrokerUrl {
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (user, vhost) = (percent_encode(&self.user), percent_encode(&self.vhost));
-        write!(f, "{}://{user}:***@{}/{vhost}", self.scheme(), self.address())
+        let addresses: Vec<_> = self.addresses().map(|address| address.to_string()).collect();
+        write!(f, "{}://{user}:***@{}/{vhost}", self.scheme(), addresses.join(","))
     }
 }
 
@@ -278,19 +332,14 @@ pub enum BrokerUrlError {
     },
 }
 
-fn split_port(address: &str) -> Result<(&str, Option<&str>), BrokerUrlError> {
-    if let Some(rest) = address.strip_prefix('[') {
-        let (host, after) = rest.split_once(']').ok_or(BrokerUrlError::Brackets)?;
-        return match after.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if after.is_empty() => Ok((host, None)),
-            None => Err(BrokerUrlError::Brackets),
-        };
+impl From<HostError> for BrokerUrlError {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Empty | HostError::NotAHost => Self::EmptyHost,
+            HostError::Brackets => Self::Brackets,
+            HostError::Port => Self::Port,
+        }
     }
-    Ok(match address.split_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (address, None),
-    })
 }
 
 fn percent_decode(text: &str, part: &'static str) -> Result<String, BrokerUrlError> {
@@ -376,6 +425,20 @@ mod tests {
             assert_eq!(error, *expected, "{url}");
             assert!(!error.to_string().contains("hunter2"), "{url}");
         }
+    }
+
+    #[test]
+    fn n01_each_part_can_be_replaced() {
+        let url = BrokerUrl::parse("amqp://u:p@a:7000/v").unwrap();
+        let hosts = ["b".parse().unwrap(), "c:7001".parse().unwrap()];
+        let several = url.clone().with_hosts(hosts.into()).unwrap();
+        assert_eq!(several.to_string(), "amqp://u:***@b:7000,c:7001/v");
+        assert_eq!(several.with_port(1).to_string(), "amqp://u:***@b:1,c:7001/v");
+        assert_eq!(url.clone().with_hosts(vec![]), Err(BrokerUrlError::EmptyHost));
+        assert_eq!(BrokerUrl::parse("amqp://h").unwrap().with_tls(true).port(), 5671, "the port follows TLS");
+        assert_eq!(url.clone().with_tls(true).port(), 7000, "unless it was given");
+        let other = url.with_user("w").with_password("q").with_vhost("/").unwrap();
+        assert_eq!((other.to_string().as_str(), other.password()), ("amqp://w:***@a:7000/%2f", "q"));
     }
 
     #[test]

@@ -11,16 +11,20 @@ use std::{
 };
 
 use async_rs::{Runtime, Tokio, util::RuntimeParts};
-use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, TimeoutType, Timeouts};
+use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, Timeouts};
 use lapin::{Channel, ConnectionStatus, options::ConfirmSelectOptions};
 use tokio::runtime::Handle;
+use tracing::debug;
 
 use crate::{
     broker::BrokerConfig,
-    connection::{handshake_error, lost, properties},
+    connection::{handshake_error, lost, no_answer, properties},
+    credentials::Credentials,
+    dial::{Dialed, Passport},
     error::ConsumerError,
+    host::{Address, HostOrder},
     publish_error::PublishError,
-    watched_stream::WatchingReactor,
+    watched_stream::{Handover, WatchingReactor},
 };
 
 /// Ends an orderly close that the broker does not answer.
@@ -52,6 +56,11 @@ impl ConfirmChannel {
 pub(crate) struct ChannelManager {
     connections: deadpool_lapin::Pool,
     broker: Arc<BrokerConfig>,
+    /// Held while a connection is asked of the pool: the pool makes one in lapin's way, from a fixed address, and
+    /// takes what it cannot be told, socket and credentials, from where they were laid down for it.
+    hosts: tokio::sync::Mutex<HostOrder>,
+    handover: Handover,
+    login: Arc<Mutex<Credentials>>,
     /// The connection that the last channel was asked of.
     latest: Mutex<Option<ConnectionStatus>>,
 }
@@ -64,9 +73,14 @@ pub(crate) fn channel_pool(
 ) -> Result<ChannelPool, PublishError> {
     let handle = Handle::try_current().map_err(|_| PublishError::NoRuntime)?;
     let tokio = Tokio::default().with_handle(handle);
-    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), WatchingReactor::new(tokio, &broker)));
-    let named = broker.clone();
-    let manager = deadpool_lapin::Manager::new(lapin_url(&broker), move || properties(&named), runtime);
+    let handover = Handover::default();
+    let reactor = WatchingReactor::new(tokio.clone(), &broker, handover.clone());
+    let runtime = Runtime::new(RuntimeParts::new(tokio, reactor));
+    let login = Arc::new(Mutex::new(Credentials::External));
+    let (named, credentials) = (broker.clone(), login.clone());
+    let properties =
+        move || properties(&named, credentials.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    let manager = deadpool_lapin::Manager::new(lapin_url(&broker), properties, runtime);
     let connections = deadpool_lapin::Pool::builder(manager)
         .max_size(max_connections.max(1))
         .runtime(deadpool_lapin::Runtime::Tokio1)
@@ -74,7 +88,9 @@ pub(crate) fn channel_pool(
         .recycle_timeout(Some(broker.call_timeout))
         .build()
         .map_err(|_| PublishError::NoRuntime)?;
-    managed::Pool::builder(ChannelManager { connections, broker, latest: Mutex::new(None) })
+    let hosts = tokio::sync::Mutex::new(broker.hosts());
+    let latest = Mutex::new(None);
+    managed::Pool::builder(ChannelManager { connections, broker, hosts, handover, login, latest })
         .max_size(max_channels.max(1))
         // The channel used last: the others stay idle and could be given up.
         .queue_mode(QueueMode::Lifo)
@@ -100,7 +116,7 @@ impl managed::Manager for ChannelManager {
     type Error = PublishError;
 
     async fn create(&self) -> Result<ConfirmChannel, PublishError> {
-        let connection = self.connections.get().await.map_err(|error| self.pool_error(error))?;
+        let connection = self.connection().await?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.status().clone());
         let broken = |error: lapin::Error| PublishError::Connection(lost(&error));
         let opened = async {
@@ -136,35 +152,68 @@ impl ChannelManager {
         latest.as_ref().is_some_and(|status| status.connected() && status.blocked())
     }
 
-    fn pool_error(&self, error: PoolError<lapin::Error>) -> PublishError {
-        let after = self.broker.connect_timeout;
-        match error {
-            PoolError::Backend(error) => PublishError::Connection(handshake_error(&error, &self.broker.url)),
-            PoolError::Timeout(TimeoutType::Wait | TimeoutType::Create | TimeoutType::Recycle) => {
-                PublishError::Connection(ConsumerError::TimedOut { call: "connect", after })
+    /// An idle connection of the pool, or a new one to the first host of a round that takes it.
+    async fn connection(&self) -> Result<deadpool_lapin::Connection, PublishError> {
+        let mut hosts = self.hosts.lock().await;
+        self.lay_down(None);
+        let pool = self.connections.status();
+        if (pool.available > 0 || pool.size >= pool.max_size)
+            // Where the one that it finds is dead, it makes one, and fails: nothing is laid down.
+            && let Ok(connection) = self.connections.get().await
+        {
+            return Ok(connection);
+        }
+        let passport = Passport::read(&self.broker).await.map_err(PublishError::Connection)?;
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = passport.credentials.clone();
+        let mut failures = Vec::new();
+        for _ in 0..hosts.len() {
+            let address = hosts.turn();
+            let limit = self.broker.connect_timeout;
+            match tokio::time::timeout(limit, self.connect(&passport, &address)).await {
+                Ok(Ok(connection)) => {
+                    debug!(host = %address, "connection for publishing");
+                    return Ok(connection);
+                }
+                Ok(Err(PublishError::Connection(error))) => failures.push(error),
+                Ok(Err(other)) => return Err(other),
+                Err(_) => failures.push(no_answer(&address, limit)),
+            }
+        }
+        Err(PublishError::Connection(ConsumerError::of_round(failures)))
+    }
+
+    async fn connect(
+        &self,
+        passport: &Passport,
+        address: &Address,
+    ) -> Result<deadpool_lapin::Connection, PublishError> {
+        let dialed = passport.dial(&self.broker, address).await.map_err(PublishError::Connection)?;
+        self.lay_down(Some(dialed));
+        self.connections.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => PublishError::Connection(handshake_error(
+                &error,
+                &self.broker,
+                address,
+                &passport.credentials,
+            )),
+            PoolError::Timeout(_) => {
+                PublishError::Connection(no_answer(address, self.broker.connect_timeout))
             }
             PoolError::Closed => PublishError::Closed,
             PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => PublishError::NoRuntime,
-        }
+        })
+    }
+
+    fn lay_down(&self, dialed: Option<Dialed>) {
+        *self.handover.lock().unwrap_or_else(PoisonError::into_inner) = dialed;
     }
 }
 
-/// The address as lapin parses it, password included: never printed. IPv6 addresses are percent-encoded,
-/// because lapin takes brackets for `localhost`.
+/// All that lapin still reads from an address. The host stands for the socket that is handed over.
 fn lapin_url(broker: &BrokerConfig) -> String {
-    let url = &broker.url;
-    let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
-    let host = if url.host().contains(':') { encode(url.host()) } else { url.host().to_owned() };
-    format!(
-        "{}://{}:{}@{host}:{}/{}?heartbeat={}&frame_max={}",
-        if url.tls() { "amqps" } else { "amqp" },
-        encode(url.user()),
-        encode(url.password()),
-        url.port(),
-        encode(url.vhost()),
-        broker.heartbeat_seconds(),
-        crate::connection::FRAME_MAX,
-    )
+    let vhost: String = broker.url.vhost().bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let (heartbeat, frame_max) = (broker.heartbeat_seconds(), crate::connection::FRAME_MAX);
+    format!("amqp://127.0.0.1/{vhost}?heartbeat={heartbeat}&frame_max={frame_max}")
 }
 
 #[cfg(test)]
@@ -175,13 +224,12 @@ mod tests {
     use crate::broker_url::BrokerUrl;
 
     #[test]
-    fn lapin_reads_the_address_as_it_was_meant() {
-        for (host, vhost) in [("mq.example", "/"), ("127.0.0.1", "a b"), ("::1", ""), ("fe80::1", "é/%")] {
-            let url = BrokerUrl::from_parts(host, 5673, "us@er", "p:a/s?s#", vhost).unwrap();
-            let uri: AMQPUri = lapin_url(&BrokerConfig::new(url, "test")).parse().unwrap();
-            assert_eq!((uri.authority.host.as_str(), uri.authority.port), (host, 5673));
-            assert_eq!(uri.authority.userinfo.username, "us@er");
-            assert_eq!(uri.authority.userinfo.password, "p:a/s?s#");
+    fn lapin_reads_the_virtual_host_as_it_was_meant_and_no_secret() {
+        for vhost in ["/", "a b", "", "é/%"] {
+            let url = BrokerUrl::from_parts("mq", 5673, "us@er", "hunter2", vhost).unwrap();
+            let text = lapin_url(&BrokerConfig::new(url, "test"));
+            assert!(!text.contains("hunter2"));
+            let uri: AMQPUri = text.parse().unwrap();
             assert_eq!((uri.vhost.as_str(), uri.query.heartbeat), (vhost, Some(10)));
         }
     }

@@ -9,16 +9,17 @@ use std::{
 use async_rs::{Runtime, Tokio, util::RuntimeParts};
 use lapin::{
     AsyncTcpStream, Channel, ConnectionProperties, ErrorKind,
-    tcp::{AMQPUriTcpExt, TLSConfig},
-    types::LongString,
-    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
+    types::{LongString, ShortString},
+    uri::{AMQPQueryString, AMQPUri},
 };
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
     broker::BrokerConfig,
-    broker_url::BrokerUrl,
+    credentials::Credentials,
+    dial::{Passport, connect_error},
     error::ConsumerError,
+    host::Address,
     intake::Intake,
     stats::ConsumerStats,
     stream::{FilteredStream, FilteringReactor, Socket},
@@ -36,38 +37,35 @@ pub(crate) struct Connection {
     inner: lapin::Connection,
     line: Line,
     call_timeout: Duration,
+    user: String,
 }
 
 impl Connection {
-    /// Connects and logs in, within `connect_timeout` in all.
+    /// Connects to a host and logs in, within `connect_timeout` in all.
     ///
     /// lapin's own retries and recovery stay off: the supervisor retries. Cancelling the future cuts what was
     /// begun.
     pub(crate) async fn open(
         config: &BrokerConfig,
+        passport: &Passport,
+        address: &Address,
         stats: &Arc<ConsumerStats>,
     ) -> Result<Self, ConsumerError> {
-        let unanswered = ConsumerError::TimedOut { call: "connect", after: config.connect_timeout };
-        match timeout(config.connect_timeout, Self::open_unlimited(config, stats)).await {
+        let opening = Self::open_unlimited(config, passport, address, stats);
+        match timeout(config.connect_timeout, opening).await {
             Ok(opened) => opened,
-            Err(_) => Err(unanswered),
+            Err(_) => Err(no_answer(address, config.connect_timeout)),
         }
     }
 
     async fn open_unlimited(
         config: &BrokerConfig,
+        passport: &Passport,
+        address: &Address,
         stats: &Arc<ConsumerStats>,
     ) -> Result<Self, ConsumerError> {
-        let unreachable = |error: io::Error| ConsumerError::Unreachable {
-            address: config.url.address(),
-            reason: error.to_string(),
-        };
-        let uri = uri(config);
+        let socket = passport.dial(config, address).await?;
         let tokio = Tokio::current();
-        let socket = uri
-            .connect_with_config_async(TLSConfig::default(), &Runtime::new(tokio.clone()))
-            .await
-            .map_err(unreachable)?;
         let wire = Arc::new(Wire::new(socket, FRAME_MAX, stats.clone()));
         let (stream, gone) = FilteredStream::new(wire.clone());
         let line = Line { wire, gone };
@@ -78,10 +76,17 @@ impl Connection {
             let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
             Ok(AsyncTcpStream::Plain(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?))
         };
-        let inner = lapin::Connection::connector(uri, runtime, hand_over, properties(config))
+        let credentials = &passport.credentials;
+        let properties = properties(config, credentials.clone());
+        let inner = lapin::Connection::connector(uri(config), runtime, hand_over, properties)
             .await
-            .map_err(|error| handshake_error(&error, &config.url))?;
-        Ok(Self { inner, line, call_timeout: config.call_timeout })
+            .map_err(|error| handshake_error(&error, config, address, credentials))?;
+        Ok(Self { inner, line, call_timeout: config.call_timeout, user: credentials.user().into() })
+    }
+
+    /// Who is logged in, for messages.
+    pub(crate) fn user(&self) -> &str {
+        &self.user
     }
 
     /// Opens a channel.
@@ -138,51 +143,75 @@ impl Drop for Line {
     }
 }
 
-/// What lapin needs of the address.
+/// What lapin needs of the address: it neither connects nor logs in by it.
 fn uri(config: &BrokerConfig) -> AMQPUri {
-    let url = &config.url;
     AMQPUri {
-        scheme: if url.tls() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
-        authority: AMQPAuthority {
-            userinfo: AMQPUserInfo { username: url.user().into(), password: url.password().into() },
-            host: url.host().into(),
-            port: url.port(),
-        },
-        vhost: url.vhost().into(),
+        vhost: config.url.vhost().into(),
         query: AMQPQueryString {
             frame_max: Some(FRAME_MAX),
             heartbeat: Some(config.heartbeat_seconds()),
             ..AMQPQueryString::default()
         },
+        ..AMQPUri::default()
     }
 }
 
-/// Name and client properties; no retries, no recovery.
-pub(crate) fn properties(config: &BrokerConfig) -> ConnectionProperties {
-    let named = ConnectionProperties::default()
+/// Login, name and client properties; no retries, no recovery.
+pub(crate) fn properties(config: &BrokerConfig, credentials: Credentials) -> ConnectionProperties {
+    let ours = [
+        ("product", env!("CARGO_PKG_NAME")),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("connection_name", &config.connection_name),
+    ];
+    let theirs = config.client_properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let bare = ConnectionProperties::default()
         .configure_backoff(|backoff| backoff.with_max_times(0))
-        .with_connection_name(config.connection_name.as_str().into());
-    config.client_properties.iter().fold(named, |properties, (name, value)| {
-        match lapin::types::ShortString::try_new(name.as_str()) {
-            Ok(name) => properties.with_client_property(name, LongString::from(value.as_str())),
+        .with_auth_provider(credentials);
+    ours.into_iter().chain(theirs).fold(bare, |properties, (name, value)| {
+        match ShortString::try_new(name) {
+            Ok(name) => properties.with_client_property(name, LongString::from(value)),
             Err(_) => properties, // a name of more than 255 bytes: nothing depends on it
         }
     })
 }
 
+/// Nothing came from a host in time.
+pub(crate) fn no_answer(address: &Address, after: Duration) -> ConsumerError {
+    ConsumerError::Unreachable { address: address.to_string(), reason: format!("no answer within {after:?}") }
+}
+
 /// What went wrong before the connection was open.
-pub(crate) fn handshake_error(error: &lapin::Error, url: &BrokerUrl) -> ConsumerError {
-    let address = url.address();
-    let ErrorKind::ProtocolError(amqp) = error.kind() else {
-        return ConsumerError::Unreachable { address, reason: reason(error) };
-    };
-    let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
-    let (user, vhost) = (url.user().to_owned(), url.vhost().to_owned());
+pub(crate) fn handshake_error(
+    error: &lapin::Error,
+    config: &BrokerConfig,
+    address: &Address,
+    credentials: &Credentials,
+) -> ConsumerError {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => {
+            let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
+            refusal(code, text, address.to_string(), credentials.user(), config.url.vhost())
+        }
+        ErrorKind::IOError(error) => connect_error(error, address, config),
+        _ => ConsumerError::Unreachable { address: address.to_string(), reason: error.to_string() },
+    }
+}
+
+/// The broker's answer to a login or to the opening of a virtual host, by its code and, where one code means
+/// several things, its words. RabbitMQ 3.10 to 4.1 say the same.
+fn refusal(code: u16, text: String, address: String, user: &str, vhost: &str) -> ConsumerError {
+    let (user, vhost) = (user.to_owned(), vhost.to_owned());
     match code {
-        403 => ConsumerError::LoginRefused { address, user, vhost, text },
-        530 if text.contains("refused") => ConsumerError::LoginRefused { address, user, vhost, text },
+        403 => ConsumerError::LoginRefused { address, user, text },
+        503 if text.contains("authentication mechanism") => {
+            ConsumerError::LoginRefused { address, user, text }
+        }
+        530 if text.contains("limit") && text.contains("reached") => {
+            ConsumerError::ConnectionLimit { address, text }
+        }
+        530 if text.contains("refused") => ConsumerError::VhostRefused { address, user, vhost, text },
         530 => ConsumerError::VhostMissing { address, vhost, text },
-        _ => ConsumerError::ConnectionClosed { code, text },
+        _ => ConsumerError::HandshakeClosed { address, code, text },
     }
 }
 
@@ -197,13 +226,46 @@ pub(crate) fn lost(error: &lapin::Error) -> ConsumerError {
                 ConsumerError::ChannelClosed { code, text }
             }
         }
-        _ => ConsumerError::ConnectionLost { reason: reason(error) },
+        ErrorKind::IOError(error) => ConsumerError::ConnectionLost { reason: error.to_string() },
+        _ => ConsumerError::ConnectionLost { reason: error.to_string() },
     }
 }
 
-fn reason(error: &lapin::Error) -> String {
-    match error.kind() {
-        ErrorKind::IOError(error) => error.to_string(),
-        _ => error.to_string(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n16_n17_every_refusal_has_its_own_kind() {
+        let kind = |code, text: &str| {
+            let error = refusal(code, text.into(), "mq:5672".into(), "u", "v");
+            let debug = format!("{error:?}");
+            debug.split([' ', '(']).next().unwrap_or_default().to_owned()
+        };
+        for (code, text, expected) in [
+            (403, "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.", "LoginRefused"),
+            (503, "COMMAND_INVALID - unknown authentication mechanism 'EXTERNAL'", "LoginRefused"),
+            (503, "COMMAND_INVALID - unexpected method", "HandshakeClosed"),
+            (530, "NOT_ALLOWED - vhost v not found", "VhostMissing"),
+            (530, "NOT_ALLOWED - access to vhost 'v' refused for user 'u'", "VhostRefused"),
+            (
+                530,
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached",
+                "ConnectionLimit",
+            ),
+            (
+                530,
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached",
+                "ConnectionLimit",
+            ),
+            (
+                541,
+                "INTERNAL_ERROR - access to vhost 'v' refused for user 'u': vhost 'v' is down",
+                "HandshakeClosed",
+            ),
+            (320, "CONNECTION_FORCED - broker forced connection closure", "HandshakeClosed"),
+        ] {
+            assert_eq!(kind(code, text), expected, "{code} {text}");
+        }
     }
 }

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use crate::{credentials::CredentialError, tls::TlsSetupError, tls_problem::TlsProblem};
+
 /// Why the consumer is not consuming.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
-    /// No connection could be made: refused, unknown host, reset, TLS.
+    /// No connection could be made: refused, unknown host, reset, no answer.
     #[error("broker {address} is unreachable: {reason}")]
     Unreachable {
         /// Host and port.
@@ -27,9 +29,19 @@ pub enum ConsumerError {
         /// The broker's words.
         text: String,
     },
-    /// User or password are wrong (403), or the user may not enter the virtual host (530).
+    /// User, password or client certificate are wrong (403), or the broker does not offer the way to log in (503).
     #[error("broker {address} refused user {user:?}: {text}")]
     LoginRefused {
+        /// Host and port.
+        address: String,
+        /// The user.
+        user: String,
+        /// The broker's words.
+        text: String,
+    },
+    /// The user may not enter the virtual host (530).
+    #[error("broker {address} does not let user {user:?} into virtual host {vhost:?}: {text}")]
+    VhostRefused {
         /// Host and port.
         address: String,
         /// The user.
@@ -38,6 +50,46 @@ pub enum ConsumerError {
         vhost: String,
         /// The broker's words.
         text: String,
+    },
+    /// The virtual host or the user has as many connections as it may have (530).
+    #[error("broker {address} takes no more connections: {text}")]
+    ConnectionLimit {
+        /// Host and port.
+        address: String,
+        /// The broker's words.
+        text: String,
+    },
+    /// The broker ended the handshake for another reason, such as a virtual host that is down (541).
+    #[error("broker {address} ended the handshake: {code} {text}")]
+    HandshakeClosed {
+        /// Host and port.
+        address: String,
+        /// The AMQP reply code.
+        code: u16,
+        /// The broker's words.
+        text: String,
+    },
+    /// TLS with the broker failed: its certificate, or ours.
+    #[error("TLS with broker {address} failed: {text}")]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What was wrong.
+        problem: TlsProblem,
+        /// The TLS library's words: they name what the certificate holds.
+        text: String,
+    },
+    /// The files for TLS cannot be used.
+    #[error(transparent)]
+    TlsSetup(TlsSetupError),
+    /// User or password could not be read from where they are.
+    #[error(transparent)]
+    Credentials(CredentialError),
+    /// Every host of a list failed.
+    #[error("no host of {} could be used: {}", .failures.len(), joined(.failures))]
+    HostsFailed {
+        /// One error for each host, in the order in which they were tried.
+        failures: Vec<ConsumerError>,
     },
     /// The user lacks a permission on a queue or exchange (403).
     #[error("user {user:?} may not {call}: {text}")]
@@ -131,14 +183,23 @@ pub enum ConsumerError {
     },
 }
 
+fn joined(failures: &[ConsumerError]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 impl ConsumerError {
+    /// What a round over the hosts amounts to: `failures` has one error for each host that was tried.
+    pub(crate) fn of_round(mut failures: Vec<Self>) -> Self {
+        match failures.len() {
+            1 => failures.remove(0),
+            _ => Self::HostsFailed { failures },
+        }
+    }
+
     /// What a person can do about it, as one sentence; `None` when the retry is all there is to do.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unreachable { reason, .. } if reason.contains("certificate") => {
-                "the broker's certificate is not trusted: add its CA to the system's certificates, or set SSL_CERT_FILE to it".into()
-            }
             Self::Unreachable { .. } => {
                 "start a broker (`cargo xtask run` or `docker compose up -d rabbitmq`) or correct its address".into()
             }
@@ -151,9 +212,26 @@ impl ConsumerError {
             Self::LoginRefused { user, .. } if user == "guest" => {
                 "correct user and password; note that `guest` may only log in from the broker's own machine".into()
             }
-            Self::LoginRefused { user, vhost, .. } => format!(
-                "correct user and password, or let the user in (`rabbitmqctl set_permissions -p {vhost} {user} '.*' '.*' '.*'`)"
-            ),
+            Self::LoginRefused { text, .. } if text.contains("EXTERNAL") => {
+                "enable the broker's plugin rabbitmq_auth_mechanism_ssl, list EXTERNAL among its auth_mechanisms, and create the user that the client certificate names".into()
+            }
+            Self::LoginRefused { .. } => {
+                "correct user and password (`rabbitmqctl authenticate_user` tries them), or renew the token".into()
+            }
+            Self::VhostRefused { user, vhost, .. } => {
+                format!("let the user in (`rabbitmqctl set_permissions -p {vhost} {user} '.*' '.*' '.*'`)")
+            }
+            Self::ConnectionLimit { .. } => {
+                "raise the limit (`rabbitmqctl set_vhost_limits` or `set_user_limits`), or close connections that nobody needs".into()
+            }
+            Self::Tls { problem, .. } => problem.hint().into(),
+            Self::TlsSetup(error) => error.hint(),
+            Self::Credentials(error) => error.hint(),
+            Self::HostsFailed { failures } => {
+                let mut hints: Vec<_> = failures.iter().filter_map(Self::hint).collect();
+                hints.dedup();
+                return (!hints.is_empty()).then(|| hints.join("; "));
+            }
             Self::AccessRefused { user, .. } => format!(
                 "give {user:?} the permission that the broker names (`rabbitmqctl set_permissions`); the lobby configures its exchange and queue, writes to its queue and reads from both"
             ),
@@ -181,6 +259,7 @@ impl ConsumerError {
             | Self::ConnectionLost { .. }
             | Self::HeartbeatMissed { .. }
             | Self::TimedOut { .. }
+            | Self::HandshakeClosed { .. }
             | Self::Cancelled { .. } => return None,
         })
     }
@@ -191,12 +270,21 @@ impl ConsumerError {
         match self {
             Self::VhostMissing { .. }
             | Self::LoginRefused { .. }
+            | Self::VhostRefused { .. }
             | Self::AccessRefused { .. }
             | Self::ArgumentMismatch { .. }
+            | Self::TlsSetup(_)
             | Self::NameTooLong { .. } => true,
+            Self::Tls { problem, .. } => problem.is_permanent(),
+            Self::Credentials(error) => error.is_permanent(),
+            // A host that is down may be the one that would accept.
+            Self::HostsFailed { failures } => failures.iter().all(Self::is_permanent),
+            // A queue whose node is down is there again when the node is.
+            Self::NotFound { text, .. } => !text.contains("down or inaccessible"),
             Self::Unreachable { .. }
+            | Self::ConnectionLimit { .. }
+            | Self::HandshakeClosed { .. }
             | Self::ExclusiveInUse { .. }
-            | Self::NotFound { .. }
             | Self::ChannelClosed { .. }
             | Self::ConnectionClosed { .. }
             | Self::ConnectionLost { .. }
@@ -215,13 +303,65 @@ mod tests {
         ConsumerError::Unreachable { address: "mq:5672".into(), reason: reason.into() }
     }
 
+    fn tls(problem: TlsProblem) -> ConsumerError {
+        ConsumerError::Tls { address: "mq:5671".into(), problem, text: String::new() }
+    }
+
+    fn login_refused(text: &str) -> ConsumerError {
+        ConsumerError::LoginRefused { address: "mq:5672".into(), user: "u".into(), text: text.into() }
+    }
+
+    #[test]
+    fn n01_a_round_names_every_host_and_is_permanent_only_if_all_are() {
+        let refused = || login_refused("ACCESS_REFUSED");
+        let one = ConsumerError::of_round(vec![refused()]);
+        assert_eq!(one, refused());
+        let mixed = ConsumerError::of_round(vec![unreachable("timed out"), refused()]);
+        let text = mixed.to_string();
+        assert!(text.contains("mq:5672 is unreachable: timed out"), "{text}");
+        assert!(text.contains("refused user \"u\""), "{text}");
+        assert!(!mixed.is_permanent(), "the host that is down may accept");
+        let hint = mixed.hint().unwrap();
+        assert!(hint.contains("start a broker") && hint.contains("correct user and password"), "{hint}");
+        assert!(ConsumerError::of_round(vec![refused(), refused()]).is_permanent());
+    }
+
+    #[test]
+    fn n17_what_waiting_cannot_cure_is_permanent() {
+        let not_found = |text: &str| ConsumerError::NotFound { call: "queue.declare", text: text.into() };
+        let address = || "mq:5672".to_owned();
+        for (error, permanent) in [
+            (unreachable("Connection refused"), false),
+            (login_refused(""), true),
+            (
+                ConsumerError::VhostRefused {
+                    address: address(),
+                    user: "u".into(),
+                    vhost: "v".into(),
+                    text: String::new(),
+                },
+                true,
+            ),
+            (ConsumerError::ConnectionLimit { address: address(), text: String::new() }, false),
+            (ConsumerError::HandshakeClosed { address: address(), code: 541, text: String::new() }, false),
+            (tls(TlsProblem::UnknownIssuer), true),
+            (tls(TlsProblem::NotTls), false),
+            (ConsumerError::TlsSetup(TlsSetupError::HalfAnIdentity), true),
+            (not_found("no exchange 'x' in vhost '/'"), true),
+            (not_found("home node 'r@a' of durable queue 'q' in vhost '/' is down or inaccessible"), false),
+        ] {
+            assert_eq!(error.is_permanent(), permanent, "{error}");
+        }
+        assert!(login_refused("using authentication mechanism EXTERNAL").hint().unwrap().contains("plugin"));
+    }
+
     #[test]
     fn hints_say_what_to_do() {
         let no_broker = unreachable("Connection refused (os error 111)");
         let hint = no_broker.hint().unwrap();
         assert!(hint.contains("cargo xtask run") && hint.contains("docker compose up -d rabbitmq"), "{hint}");
-        let untrusted = unreachable("invalid peer certificate: UnknownIssuer");
-        assert!(untrusted.hint().unwrap().contains("SSL_CERT_FILE"));
+        let untrusted = tls(TlsProblem::UnknownIssuer);
+        assert!(untrusted.hint().unwrap().contains("LOBBY_BROKER__TLS_CA_FILE"));
         let vhost = |name: &str| ConsumerError::VhostMissing {
             address: "mq:5672".into(),
             vhost: name.into(),

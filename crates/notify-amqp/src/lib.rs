@@ -39,7 +39,8 @@
 //!
 //! # TLS and logs
 //!
-//! `amqps` URLs use the system's root certificates; the filter sits above TLS, so the promises hold there too.
+//! `amqps` URLs mean TLS, with the system's root certificates unless [`TlsOptions`] say otherwise; the filter sits
+//! above TLS, so the promises hold there too.
 //! Failures are logged here, once each, with what to do about them. lapin logs them too, in its own words, and
 //! the bodies of returned messages: switch its target off (`lapin=off`).
 
@@ -50,11 +51,14 @@ mod channel;
 mod channel_pool;
 mod connection;
 mod consumer;
+mod credentials;
 mod delivery;
 mod delivery_tap;
+mod dial;
 mod error;
 mod frame_filter;
 mod guarded_dispatch;
+mod host;
 mod intake;
 mod properties;
 mod publish_error;
@@ -67,21 +71,27 @@ mod stats;
 mod status;
 mod stream;
 mod supervisor;
+mod tls;
+mod tls_problem;
 mod topology;
 mod watched_stream;
 mod window;
 mod wire;
 
 pub use backoff::{Backoff, BackoffPolicy};
-pub use broker::BrokerConfig;
+pub use broker::{BrokerConfig, UNVERIFIED};
 pub use broker_url::{BrokerUrl, BrokerUrlError};
 pub use consumer::{Consumer, ConsumerConfig, ConsumerHandle, Dispatch};
+pub use credentials::{CredentialError, CredentialProblem, CredentialSource, Login};
 pub use delivery::Delivery;
 pub use error::ConsumerError;
+pub use host::{Host, HostError};
 pub use publish_error::{PublishError, PublishStage};
 pub use publisher::{Published, Publisher, PublisherConfig};
 pub use queue_name::{MAX_QUEUE_NAME_BYTES, QueueName, QueueNameError, instance_queue};
 pub use settlement::Ticket;
 pub use stats::{ConsumerStats, Count};
 pub use status::{ConsumerStatus, Stopped};
+pub use tls::{TlsOptions, TlsSetupError};
+pub use tls_problem::TlsProblem;
 pub use topology::Topology;

@@ -11,7 +11,7 @@ use std::{
 use deadpool::managed::PoolError;
 use lapin::{BasicProperties, Confirmation, ErrorKind, options::BasicPublishOptions, types::ShortString};
 use notify_protocol::Message;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     backoff::{Backoff, BackoffPolicy},
@@ -93,6 +93,9 @@ impl Publisher {
     pub fn new(config: PublisherConfig) -> Result<Self, PublishError> {
         let exchange = short("exchange name", &config.exchange)?;
         let broker = Arc::new(config.broker.clone());
+        if let Some(warning) = broker.warning() {
+            warn!(warning);
+        }
         let channels = channel_pool::channel_pool(broker, config.max_connections, config.max_channels)?;
         Ok(Self { channels, config: Arc::new(config), exchange })
     }
@@ -225,12 +228,19 @@ fn is_worth_another_attempt(error: &PublishError) -> bool {
     match error {
         PublishError::Connection(error) => match error {
             ConsumerError::Unreachable { .. }
+            | ConsumerError::ConnectionLimit { .. }
+            | ConsumerError::HandshakeClosed { .. }
             | ConsumerError::ConnectionClosed { .. }
             | ConsumerError::ConnectionLost { .. }
             | ConsumerError::HeartbeatMissed { .. }
             | ConsumerError::TimedOut { .. } => true,
+            ConsumerError::Tls { .. } | ConsumerError::Credentials(_) | ConsumerError::HostsFailed { .. } => {
+                !error.is_permanent()
+            }
             ConsumerError::VhostMissing { .. }
             | ConsumerError::LoginRefused { .. }
+            | ConsumerError::VhostRefused { .. }
+            | ConsumerError::TlsSetup(_)
             | ConsumerError::AccessRefused { .. }
             | ConsumerError::ExclusiveInUse { .. }
             | ConsumerError::NotFound { .. }

@@ -21,6 +21,8 @@ pub enum ConsumerStatus {
     Consuming {
         /// The queue.
         queue: Arc<str>,
+        /// Host and port of the broker in use.
+        host: Arc<str>,
         /// Since when.
         since: Instant,
     },

@@ -13,8 +13,10 @@ use crate::{
     channel::Channel,
     connection::Connection,
     consumer::{ConsumerConfig, Dispatch},
+    dial::Passport,
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
+    host::HostOrder,
     pump::{Pump, Redelivered},
     settlement::Settlement,
     stats::ConsumerStats,
@@ -29,6 +31,7 @@ pub(crate) struct Supervisor<D> {
     status: watch::Sender<ConsumerStatus>,
     stats: Arc<ConsumerStats>,
     backoff: Backoff,
+    hosts: HostOrder,
 }
 
 impl<D: Dispatch> Supervisor<D> {
@@ -40,11 +43,15 @@ impl<D: Dispatch> Supervisor<D> {
         stats: Arc<ConsumerStats>,
     ) -> Self {
         let backoff = Backoff::new(config.backoff);
-        Self { config, dispatch, stop, status, stats, backoff }
+        let hosts = config.broker.hosts();
+        Self { config, dispatch, stop, status, stats, backoff, hosts }
     }
 
     /// Runs until it is stopped.
     pub(crate) async fn run(mut self) -> Stopped {
+        if let Some(warning) = self.config.broker.warning() {
+            warn!(warning);
+        }
         loop {
             let attempt = self.backoff.failures() + 1;
             self.status.send_replace(ConsumerStatus::Connecting { attempt });
@@ -82,19 +89,39 @@ impl<D: Dispatch> Supervisor<D> {
         }
     }
 
-    async fn connect(&self) -> Result<Session, ConsumerError> {
+    /// One round over the hosts, without a wait between them.
+    async fn open(&mut self) -> Result<(Connection, Arc<str>), ConsumerError> {
+        let broker = &self.config.broker;
+        let passport = Passport::read(broker).await?;
+        let mut failures = Vec::new();
+        for left in (0..self.hosts.len()).rev() {
+            let address = self.hosts.turn();
+            match Connection::open(broker, &passport, &address, &self.stats).await {
+                Ok(connection) => return Ok((connection, address.to_string().into())),
+                Err(error) => {
+                    if left > 0 {
+                        warn!(%error, %address, "trying the next host");
+                    }
+                    failures.push(error);
+                }
+            }
+        }
+        Err(ConsumerError::of_round(failures))
+    }
+
+    async fn connect(&mut self) -> Result<Session, ConsumerError> {
+        let (connection, host) = self.open().await?;
         let config = &self.config;
-        let connection = Connection::open(&config.broker, &self.stats).await?;
         let prepared = async {
             let call_timeout = config.broker.call_timeout;
-            let channel = Channel::new(connection.channel().await?, config.broker.url.user(), call_timeout);
+            let channel = Channel::new(connection.channel().await?, connection.user(), call_timeout);
             channel.set_prefetch(config.prefetch).await?;
             channel.declare(&config.topology).await?;
             let consumer = channel.consume(&config.topology.queue, config.exclusive).await?;
             Ok((channel, consumer))
         };
         match prepared.await {
-            Ok((channel, consumer)) => Ok(Session { connection, channel, consumer }),
+            Ok((channel, consumer)) => Ok(Session { connection, channel, consumer, host }),
             Err(error) => {
                 connection.close().await;
                 Err(error)
@@ -104,9 +131,9 @@ impl<D: Dispatch> Supervisor<D> {
 
     /// `Ok` when stopped, else what ended the session.
     async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerError> {
-        let Session { connection, channel, consumer } = session;
+        let Session { connection, channel, consumer, host } = session;
         let settlement = Arc::new(Settlement::new(self.config.prefetch, self.config.ack_batch));
-        self.announce();
+        self.announce(host);
         let mut pump = Pump {
             config: &self.config,
             connection: &connection,
@@ -140,7 +167,7 @@ impl<D: Dispatch> Supervisor<D> {
         ended.map(|()| stopped)
     }
 
-    fn announce(&mut self) {
+    fn announce(&mut self, host: Arc<str>) {
         let now = Instant::now();
         self.backoff.succeeded(now);
         self.stats.connected.set(1);
@@ -149,8 +176,8 @@ impl<D: Dispatch> Supervisor<D> {
             self.stats.reconnects.add(1);
         }
         let queue: Arc<str> = self.config.topology.queue.as_str().into();
-        info!(%queue, broker = %self.config.broker.url, prefetch = self.config.prefetch, "consuming");
-        self.status.send_replace(ConsumerStatus::Consuming { queue, since: now });
+        info!(%queue, %host, broker = %self.config.broker.url, prefetch = self.config.prefetch, "consuming");
+        self.status.send_replace(ConsumerStatus::Consuming { queue, host, since: now });
     }
 
     fn stopped_early(&self) -> Stopped {
@@ -162,6 +189,7 @@ impl<D: Dispatch> Supervisor<D> {
 /// What consuming needs.
 struct Session {
     connection: Connection,
+    host: Arc<str>,
     channel: Channel,
     consumer: lapin::Consumer,
 }

@@ -7,6 +7,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     net::SocketAddr,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -18,26 +19,34 @@ use futures_util::{
 };
 use tokio::time::Sleep;
 
-use crate::broker::BrokerConfig;
+use crate::{broker::BrokerConfig, dial::Dialed};
 
-/// Tokio's reactor, with a time limit on connecting and on silence.
-#[derive(Clone, Debug)]
+/// Where a connected socket waits for lapin to take it.
+pub(crate) type Handover = Arc<Mutex<Option<Dialed>>>;
+
+/// Tokio's reactor, with a time limit on silence. It does not connect: it hands over what was connected before.
+#[derive(Clone)]
 pub(crate) struct WatchingReactor {
     tokio: Tokio,
-    connect_limit: Duration,
     silence_limit: Duration,
+    handover: Handover,
 }
 
 impl WatchingReactor {
-    pub(crate) fn new(tokio: Tokio, broker: &BrokerConfig) -> Self {
-        let connect_limit = broker.connect_timeout;
+    pub(crate) fn new(tokio: Tokio, broker: &BrokerConfig, handover: Handover) -> Self {
         let two_heartbeats = Duration::from_secs(2 * u64::from(broker.heartbeat_seconds()));
-        Self { tokio, connect_limit, silence_limit: connect_limit.max(two_heartbeats) }
+        Self { tokio, silence_limit: broker.connect_timeout.max(two_heartbeats), handover }
+    }
+}
+
+impl std::fmt::Debug for WatchingReactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WatchingReactor")
     }
 }
 
 impl Reactor for WatchingReactor {
-    type TcpStream = WatchedStream<<Tokio as Reactor>::TcpStream>;
+    type TcpStream = WatchedStream<Dialed>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn register<H>(&self, _: H) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
@@ -54,16 +63,12 @@ impl Reactor for WatchingReactor {
 
     fn tcp_connect_addr(
         &self,
-        addr: SocketAddr,
+        _: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        let this = self.clone();
-        let mut limit = Box::pin(self.tokio.sleep(self.connect_limit));
-        let mut connecting = Box::pin(self.tokio.tcp_connect_addr(addr));
-        std::future::poll_fn(move |cx| {
-            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(connected.map(|inner| WatchedStream::new(inner, &this)));
-            }
-            limit.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let dialed = self.handover.lock().unwrap_or_else(PoisonError::into_inner).take();
+        std::future::ready(match dialed {
+            Some(dialed) => Ok(WatchedStream::new(dialed, self)),
+            None => Err(io::ErrorKind::NotConnected.into()),
         })
     }
 }

@@ -1,10 +1,13 @@
 //! What notify-amqp promises, against a real RabbitMQ.
 //!
 //! Environment: `AMQP_URL`, and `LOBBY_TEST_MANAGEMENT_URL` (`http://user:password@host:port`) for the tests
-//! that act as the broker's operator. Every test has its own exchange and queue, deleted at its end.
+//! that act as the broker's operator; `LOBBY_TEST_TLS_PORT` and `LOBBY_TEST_TLS_DIR` for those in `tls`, which
+//! `cargo xtask test` leaves out where the broker has no such listener. Every test has its own exchange and queue, deleted at its end.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "broker/connecting.rs"]
+mod connecting;
 #[path = "broker/consuming.rs"]
 mod consuming;
 #[path = "broker/management.rs"]
@@ -27,3 +30,5 @@ mod rig;
 mod rolling;
 #[path = "broker/stopping.rs"]
 mod stopping;
+#[path = "broker/tls.rs"]
+mod tls;

@@ -61,6 +61,35 @@ pub async fn close_connection(name: &str) {
     panic!("connection {name} did not appear in the management API");
 }
 
+/// The connection that calls itself `name`, as the management API shows it; it may take seconds to appear.
+pub async fn connection(name: &str) -> Value {
+    for _ in 0..200 {
+        let listed = tokio::task::spawn_blocking(|| request("GET", "/api/connections", "")).await.unwrap();
+        let connections: Vec<Value> = serde_json::from_str(&listed.1).unwrap();
+        // The figures of a connection come some time after its name.
+        let complete =
+            |c: &Value| c["client_properties"]["connection_name"] == name && !c["timeout"].is_null();
+        if let Some(connection) = connections.into_iter().find(complete) {
+            return connection;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("connection {name} did not appear in the management API");
+}
+
+/// Creates a user who has no password: a certificate alone lets it in.
+pub fn put_user_without_password(name: &str) {
+    let (status, body) = request("PUT", &format!("/api/users/{name}"), r#"{"password_hash":"","tags":""}"#);
+    assert!(status == 201 || status == 204, "{status} {body}");
+}
+
+/// Limits how many connections a user may have.
+pub fn limit_connections(user: &str, most: u32) {
+    let path = format!("/api/user-limits/{user}/max-connections");
+    let (status, body) = request("PUT", &path, &format!(r#"{{"value":{most}}}"#));
+    assert!(status == 201 || status == 204, "{status} {body}");
+}
+
 /// Creates a user without any permission on any virtual host.
 pub fn put_user(name: &str, password: &str) {
     let (status, body) =

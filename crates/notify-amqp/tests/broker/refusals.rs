@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The first error with which the consumer waits, and its hint.
-async fn refusal(config: ConsumerConfig) -> (ConsumerError, Option<String>) {
+pub async fn refusal(config: ConsumerConfig) -> (ConsumerError, Option<String>) {
     let running = Running::spawn(config);
     let status = running.until("refused", |status| matches!(status, ConsumerStatus::Waiting { .. })).await;
     assert_eq!(running.handle.stats().connected.get(), 0);
@@ -55,7 +55,7 @@ async fn an_exchange_of_another_type_is_named() {
 }
 
 #[tokio::test]
-async fn a_missing_vhost_a_wrong_password_and_a_closed_port_are_told_apart() {
+async fn n16_n17_a_missing_vhost_a_wrong_password_and_a_closed_port_are_told_apart() {
     let rig = Rig::new();
     let at = |user: &str, password: &str, port, vhost: &str| {
         rig.config_at(BrokerUrl::from_parts("127.0.0.1", port, user, password, vhost).unwrap())
@@ -77,14 +77,14 @@ async fn a_missing_vhost_a_wrong_password_and_a_closed_port_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_names_the_call() {
+async fn n17_a_missing_permission_names_the_call() {
     let rig = Rig::new();
     let user = format!("u-{}", rig.exchange);
     management::put_user(&user, "pw");
     let as_user = |rig: &Rig| rig.config_at(rig.url_as(&user, "pw"));
 
     let (error, _) = refusal(as_user(&rig)).await;
-    assert!(matches!(&error, ConsumerError::LoginRefused { .. }), "no permission on the vhost: {error}");
+    assert!(matches!(&error, ConsumerError::VhostRefused { .. }), "no permission on the vhost: {error}");
     management::put_permissions(&user, "", "", ".*");
     let (error, hint) = refusal(as_user(&rig)).await;
     let ConsumerError::AccessRefused { call: "exchange.declare", .. } = &error else { panic!("{error}") };
