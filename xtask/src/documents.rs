@@ -74,10 +74,22 @@ else `/etc/lobby/lobby.toml`), FAF's own variables, the environment, and `--set 
 knows stops the start and is named. `lobby check-config` prints what is in force and where each value came from;
 `lobby default-config` prints a commented file.
 
-FAF's own variables work too: `MQ_EXCHANGE_NAME` for `broker.exchange`; `MQ_SERVER`, `MQ_PORT`, `MQ_USER`, `MQ_PASSWORD`
-and `MQ_VHOST` together for `broker.url`. A variable `LOBBY_…` without a double underscore is not ours and is passed over.
+FAF's own variables work too: `MQ_EXCHANGE_NAME`, `MQ_SERVER`, `MQ_PORT`, `MQ_USER`, `MQ_PASSWORD` and `MQ_VHOST` for
+`broker.exchange`, `hosts`, `port`, `user`, `password` and `vhost`. A variable `LOBBY_…` without a double underscore is not ours and is passed over.
 
 Durations are written like `250ms`, `30s`, `10m`; sizes like `65536`, `64KiB`, `1MiB`.
+
+The connection to the broker: `broker.url`, and fields that each replace a part of it, so that `LOBBY_BROKER__PASSWORD`
+alone changes a file's password and nothing else. A URL from a stronger layer replaces weaker fields too: a URL in the
+environment is not mixed with a file's password. Of `password`, `password_file` and `password_command` the strongest layer's
+counts; two in one layer are refused. Files and command are read again at each attempt to connect, certificates too, so that
+what was renewed is used without a restart; an OAuth token is a password to RabbitMQ. `broker.tls_ca_file` replaces the system's
+authorities. Of several hosts each is tried once without a wait between them, beginning with the one after the host that
+was used last; a wait follows when all have failed, and the error names them all.
+
+What the broker refuses for good before the lobby has consumed for the first time ends it with an exit code of the cause's
+own (`lobby --help` lists them); so does a file that cannot be read. Later the same makes it unready, and it keeps trying.
+A broker that does not answer is waited for, until `broker.startup_timeout` if that is set; clients are served meanwhile.
 
 Limits on connections: whoever is over one is told to try later. The limits for each address are off, since the lobby
 counts the address that it sees: behind a proxy, a load balancer or a container network that hides where clients come

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
-    BackoffPolicy, BrokerConfig, Consumer, ConsumerConfig, ConsumerHandle, Ticket, Topology, instance_queue,
+    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, Ticket, Topology, instance_queue,
 };
 use notify_protocol::{Limits, UserId};
 use tokio::{
@@ -20,11 +20,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     Failure, admin,
-    config::{Address, Config},
+    config::{Address, Config, connection},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
@@ -32,6 +32,7 @@ use crate::{
     login::{self, Jwks, Verifier},
     metrics::Figures,
     readiness::Readiness,
+    startup::Startup,
     upgrade::OriginPolicy,
 };
 
@@ -47,10 +48,11 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// What a drain keeps for the steps after the last session, out of its limit.
 const LAST_STEPS: Duration = Duration::from_millis(500);
 
-/// Serves until SIGTERM or SIGINT, then drains. SIGTERM sent again changes nothing; a second SIGINT, from a person who
+/// Serves until SIGTERM or SIGINT, or until it is clear that the start has failed (see [`Startup`]), then drains. SIGTERM sent again changes nothing; a second SIGINT, from a person who
 /// will not wait, ends the process at once.
 pub async fn serve(config: Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
+    let startup = Startup { began: Instant::now(), timeout: config.startup_timeout };
     // A signal that comes while a key set is fetched ends the start: there is nothing to drain.
     let app = tokio::select! {
         app = App::build(config) => app?,
@@ -59,10 +61,18 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let name = signals.next().await;
-    info!(signal = name, limit_ms = millis(app.drain_timeout), "draining");
+    let ended = tokio::select! {
+        name = signals.next() => {
+            info!(signal = name, limit_ms = millis(app.drain_timeout), "draining");
+            Ok(())
+        }
+        failure = startup.failed(app.consumer.status()) => {
+            error!(code = failure.code, "giving up, as the broker was never consumed from");
+            Err(failure)
+        }
+    };
     tokio::select! {
-        () = app.drain() => Ok(()),
+        () = app.drain() => ended,
         () = signals.impatience() => {
             Err(Failure { code: Failure::INTERNAL, error: anyhow::anyhow!("a second SIGINT ended the drain early") })
         }
@@ -146,6 +156,7 @@ impl App {
             sessions: Arc::clone(&sessions),
             outcomes,
             consumer: consumer.stats(),
+            status: consumer.status(),
             gate: Arc::clone(&gate),
             doorkeeper: Arc::clone(&doorkeeper),
         };
@@ -292,13 +303,9 @@ fn start_consumer(
     let instance = config.instance_name.as_str();
     let queue = instance_queue(config.exchange.as_str(), instance)
         .map_err(|error| Failure { code: Failure::CONFIG, error: error.into() })?;
-    let mut broker = BrokerConfig::new(config.broker_url.clone(), format!("lobby {instance}"));
-    broker.heartbeat = config.heartbeat;
-    broker.call_timeout = config.call_timeout;
-    broker.client_properties.push(("instance".to_owned(), instance.to_owned()));
     let mut topology = Topology::new(config.exchange.as_str(), queue);
     topology.expires = config.queue_expires;
-    let mut consumer = ConsumerConfig::new(broker, topology).with_prefetch(config.prefetch);
+    let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
     if config.ack_batch > 0 {
         consumer.ack_batch = config.ack_batch.min(config.prefetch);
     }

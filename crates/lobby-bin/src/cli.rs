@@ -17,7 +17,11 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wrong use, \
-    71 an address could not be listened on, 78 the configuration is not accepted.";
+    71 an address could not be listened on, 78 the configuration is not accepted, or a file or command that it names. \
+    Before the broker was consumed from for the first time: 65 queue or exchange exists with other properties, \
+    66 queue or exchange not found, 67 login refused, 68 virtual host missing, \
+    69 not consuming within broker.startup_timeout, 76 TLS certificate not accepted, by either side, \
+    77 user lacks a permission.";
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]

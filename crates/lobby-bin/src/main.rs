@@ -13,6 +13,7 @@ mod logging;
 mod login;
 mod metrics;
 mod readiness;
+mod startup;
 mod upgrade;
 
 use std::{io::Write, process::ExitCode};
@@ -44,7 +45,14 @@ struct Failure {
 
 impl Failure {
     const INTERNAL: u8 = 1;
+    const MISMATCH: u8 = 65;
+    const NOT_FOUND: u8 = 66;
+    const LOGIN: u8 = 67;
+    const VHOST: u8 = 68;
+    const UNAVAILABLE: u8 = 69;
     const LISTEN: u8 = 71;
+    const TLS: u8 = 76;
+    const PERMISSION: u8 = 77;
     const CONFIG: u8 = 78;
 }
 
@@ -77,7 +85,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let token = token.map_err(|error| Failure { code: Failure::CONFIG, error })?;
             print(&format!("{token}\n"))
         }
-        Command::CheckConfig => print(&config::effective(&load()?)),
+        Command::CheckConfig => {
+            let loaded = load()?;
+            if loaded.config.broker_url.tls() && !loaded.config.broker.tls_verify {
+                let _ = writeln!(std::io::stderr(), "lobby: warning: {}", notify_amqp::UNVERIFIED);
+            }
+            print(&config::effective(&loaded))
+        }
         Command::DefaultConfig => print(&config::default_file()),
         Command::ConfigTable => print(&config::markdown_table()),
     }

@@ -4,13 +4,14 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use lobby_sessions::{CLOSE_CODES, Sessions, Snapshot, Transport};
-use notify_amqp::{ConsumerStats, Ticket};
+use notify_amqp::{ConsumerStats, ConsumerStatus, Ticket};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, text::encode},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
+use tokio::sync::watch;
 
 use crate::{dispatch::Outcomes, doorkeeper::Doorkeeper, handshake::Gate};
 
@@ -20,6 +21,7 @@ pub struct Figures {
     pub sessions: Arc<Sessions<Ticket>>,
     pub outcomes: Arc<Outcomes>,
     pub consumer: Arc<ConsumerStats>,
+    pub status: watch::Receiver<ConsumerStatus>,
     pub gate: Arc<Gate>,
     pub doorkeeper: Arc<Doorkeeper>,
 }
@@ -195,6 +197,13 @@ impl Figures {
     fn broker(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
         let stats = &self.consumer;
         page.gauge("broker_connected", "1 while messages can arrive", &[(&[], stats.connected.get())])?;
+        let host = match &*self.status.borrow() {
+            ConsumerStatus::Consuming { host, .. } => Some(host.clone()),
+            _ => None,
+        };
+        let series = host.as_deref().map(|host| [("host", host)]);
+        let series: Vec<_> = series.iter().map(|labels| (&labels[..], 1)).collect();
+        page.gauge("broker_host", "1 for the broker's host that is consumed from", &series)?;
         page.gauge("broker_unacked", "Deliveries not acked yet", &[(&[], stats.unacked.get())])?;
         for (name, help, value) in [
             ("broker_reconnects", "Times that consuming began again", stats.reconnects.get()),

@@ -6,12 +6,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use notify_amqp::BrokerUrl;
-
-use super::settings::{Config, SETTINGS, Setting};
+use super::{
+    broker,
+    settings::{Config, SETTINGS, Setting},
+    value::without_login,
+};
 
 /// Files that are read when none is named; those that do not exist are passed over.
 const USUAL_FILES: [&str; 2] = ["lobby.toml", "/etc/lobby/lobby.toml"];
+
+/// Variables of the FAF lobby server, and the keys of `broker` that they set.
+const FAF_VARIABLES: [(&str, &str); 6] = [
+    ("MQ_EXCHANGE_NAME", "exchange"),
+    ("MQ_SERVER", "hosts"),
+    ("MQ_PORT", "port"),
+    ("MQ_USER", "user"),
+    ("MQ_PASSWORD", "password"),
+    ("MQ_VHOST", "vhost"),
+];
 
 /// What the configuration is made from.
 #[derive(Debug, Default)]
@@ -94,6 +106,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let (section, key) = name.split_once('.').unwrap_or((name, ""));
         set(&mut loaded, section, key, value, Origin::Flag)?;
     }
+    broker::settle(&mut loaded.config, &mut loaded.values)?;
     check_together(&loaded.config)?;
     Ok(loaded)
 }
@@ -121,7 +134,10 @@ fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), Config
             return Err(unknown(&section, "", &origin));
         };
         for (key, value) in keys {
-            let value = scalar_text(&value).ok_or_else(|| {
+            let command =
+                Setting::find(&section, &key).is_some_and(|s| s.name() == "broker.password_command");
+            let value = if command { command_text(&value) } else { scalar_text(&value) };
+            let value = value.ok_or_else(|| {
                 problem(format!("`{section}.{key}` must be a text, a number, true, false or a list of texts"))
             })?;
             set(loaded, &section, &key, &value, origin.clone())?;
@@ -150,38 +166,20 @@ fn scalar_text(value: &toml::Value) -> Option<String> {
     }
 }
 
+/// A list of words keeps its words, whatever is in them.
+fn command_text(value: &toml::Value) -> Option<String> {
+    let toml::Value::Array(items) = value else { return scalar_text(value) };
+    let words: Option<Vec<_>> = items.iter().map(|item| item.as_str()).collect();
+    shlex::try_join(words?).ok()
+}
+
 /// The FAF lobby server's own variables, weaker than `LOBBY_BROKER__…` and stronger than a file.
 fn apply_faf_aliases(loaded: &mut Loaded, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    let get = |name: &str| environment.get(name).map(String::as_str);
-    if let Some(exchange) = get("MQ_EXCHANGE_NAME") {
-        let origin = Origin::Variable("MQ_EXCHANGE_NAME".to_owned());
-        set(loaded, "broker", "exchange", exchange, origin)?;
-    }
-    let parts = ["MQ_SERVER", "MQ_PORT", "MQ_USER", "MQ_PASSWORD", "MQ_VHOST"];
-    let Some(first) = parts.into_iter().find(|name| environment.contains_key(*name)) else {
-        return Ok(());
-    };
-    let origin = Origin::Variable(format!("{first} and its kin"));
-    let bad = |key: &str, value: &str, problem: String| ConfigError::BadValue {
-        key: key.to_owned(),
-        value: format!("{value:?}"),
-        origin: format!("environment {key}"),
-        problem,
-    };
-    let port = match get("MQ_PORT") {
-        None => 5672,
-        Some(text) => {
-            text.parse().map_err(|_| bad("MQ_PORT", text, "expected a port from 1 to 65535".to_owned()))?
+    for (variable, key) in FAF_VARIABLES {
+        if let Some(value) = environment.get(variable) {
+            set(loaded, "broker", key, value, Origin::Variable(variable.to_owned()))?;
         }
-    };
-    let host = get("MQ_SERVER").unwrap_or("127.0.0.1");
-    let user = get("MQ_USER").unwrap_or("guest");
-    let password = get("MQ_PASSWORD").unwrap_or("guest");
-    let vhost = get("MQ_VHOST").unwrap_or("/");
-    let url = BrokerUrl::from_parts(host, port, user, password, vhost)
-        .map_err(|error| bad("MQ_SERVER", host, error.to_string()))?;
-    loaded.config.broker_url = url;
-    loaded.values.insert("broker.url".to_owned(), (loaded.config.broker_url.to_string(), origin));
+    }
     Ok(())
 }
 
@@ -216,7 +214,7 @@ fn set(
     let setting = Setting::find(section, key).ok_or_else(|| unknown(section, key, &origin))?;
     setting.apply(&mut loaded.config, value).map_err(|problem| ConfigError::BadValue {
         key: setting.name(),
-        value: if setting.secret { "***".to_owned() } else { format!("{value:?}") },
+        value: if setting.secret { "***".to_owned() } else { format!("{:?}", without_login(value)) },
         origin: origin.to_string(),
         problem,
     })?;
@@ -253,6 +251,8 @@ fn check_together(config: &Config) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use notify_amqp::BrokerUrl;
+
     use super::*;
 
     fn sources(environment: &[(&str, &str)], flags: &[&str]) -> Sources {
@@ -346,8 +346,9 @@ mod tests {
             ("MQ_EXCHANGE_NAME", "faf"),
         ];
         let loaded = load(&sources(&faf, &[])).expect("accepted");
-        let want = BrokerUrl::parse("amqp://faf:p%40ss@mq.example:5673/%2Ffaf-core").expect("a URL");
-        assert_eq!(loaded.config.broker_url, want);
+        let url = &loaded.config.broker_url;
+        assert_eq!(url.to_string(), "amqp://faf:***@mq.example:5673/%2ffaf-core");
+        assert_eq!(url.password(), "p@ss");
         assert_eq!(loaded.config.exchange.as_str(), "faf");
         assert!(!loaded.values["broker.url"].0.contains("p@ss"));
 

@@ -1,10 +1,12 @@
 //! Configuration: defaults < TOML file < environment < flags. A key that nobody knows stops the start.
 
+mod broker;
 mod load;
 mod print;
 mod settings;
 mod value;
 
+pub use broker::connection;
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use print::{default_file, effective, markdown_table};
 pub use settings::Config;

@@ -6,10 +6,15 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use lobby_sessions::{DuplicateLogin, FrameKind, OverflowPolicy};
-use notify_amqp::BrokerUrl;
+use notify_amqp::{BrokerUrl, Login};
 use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
-use super::value::{Address, ByteSize, LogFormat, Name, Secret, parse_duration};
+use super::{
+    broker::BrokerFields,
+    value::{
+        Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_hosts, parse_pairs,
+    },
+};
 use crate::doorkeeper::{Limits, Rate};
 
 /// The whole configuration, typed and checked key by key. `Config::default()` is blank: the defaults that people
@@ -17,10 +22,15 @@ use crate::doorkeeper::{Limits, Rate};
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     pub instance_name: Name,
+    /// With what the fields replace in it.
     pub broker_url: BrokerUrl,
+    pub broker: BrokerFields,
+    pub login: Login,
+    pub startup_timeout: Duration,
     pub exchange: Name,
     pub prefetch: u16,
     pub heartbeat: Duration,
+    pub connect_timeout: Duration,
     pub call_timeout: Duration,
     pub reconnect_max: Duration,
     pub ack_batch: u16,
@@ -160,6 +170,7 @@ fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
+const YES_NO: [(&str, bool); 2] = [("true", true), ("false", false)];
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -186,17 +197,52 @@ settings! {
         |c, t| c.instance_name = if t.is_empty() { Name::host() } else { parse(t)? };
 
     broker.url = "amqp://guest:guest@127.0.0.1:5672/%2f" secret,
-        "Where RabbitMQ is: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST.",
+        "Where RabbitMQ is: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST. Each of the next keys replaces a part of it, unless the URL comes from a stronger layer.",
         |c, t| c.broker_url = BrokerUrl::parse(t).map_err(|e| e.to_string())?;
+    broker.hosts = "", "Hosts of a cluster, HOST[:PORT] separated by commas: when one fails the next is tried at once, and a wait follows when all have failed.",
+        |c, t| c.broker.hosts = parse_hosts(t)?;
+    broker.shuffle = "false", "Whether each lobby tries the hosts in an order of its own, which spreads a fleet over the cluster.",
+        |c, t| c.broker.shuffle = choice(t, &YES_NO)?;
+    broker.port = "", "Port of the hosts that name none; 5672, or 5671 with TLS, unless the URL or this key says otherwise.",
+        |c, t| c.broker.port = if t.is_empty() { 0 } else { whole(t, 1, 65_535)? as u16 };
+    broker.vhost = "", "Virtual host, as it is called (not percent-encoded).",
+        |c, t| c.broker.vhost = t.to_owned();
+    broker.user = "", "User.", |c, t| c.broker.user = t.to_owned();
+    broker.user_file = "", "File that holds the user's name.", |c, t| c.broker.user_file = t.to_owned();
+    broker.password = "" secret, "Password, or an OAuth token.", |c, t| c.broker.password = Secret::new(t);
+    broker.password_file = "", "File that holds the password or token, read again at each attempt to connect.",
+        |c, t| c.broker.password_file = t.to_owned();
+    broker.password_command = "" secret, "Program with its arguments (no shell) that prints the password or token, run again at each attempt to connect; at most 64 KiB, within `broker.connect_timeout`.",
+        |c, t| c.broker.password_command = parse_command(t)?;
+    broker.auth = "plain", "\"plain\" logs in with user and password, \"external\" with the client certificate.",
+        |c, t| c.broker.external = choice(t, &[("plain", false), ("external", true)])?;
+    broker.tls = "", "\"on\" or \"off\"; empty: as the URL says (amqps).",
+        |c, t| c.broker.tls = choice(t, &[("", None), ("on", Some(true)), ("off", Some(false))])?;
+    broker.tls_ca_file = "", "PEM file of the authorities that may sign the broker's certificate, instead of the system's.",
+        |c, t| c.broker.tls_ca_file = t.to_owned();
+    broker.tls_cert_file = "", "PEM file of the client certificate.", |c, t| c.broker.tls_cert_file = t.to_owned();
+    broker.tls_key_file = "", "PEM file of the client certificate's key.", |c, t| c.broker.tls_key_file = t.to_owned();
+    broker.tls_server_name = "", "Name to ask for and to find in the broker's certificate; empty: the host's.",
+        |c, t| c.broker.tls_server_name = t.to_owned();
+    broker.tls_verify = "true", "Whether the broker's certificate is verified; \"false\" lets anybody in between read password and messages, and warns at each start.",
+        |c, t| c.broker.tls_verify = choice(t, &YES_NO)?;
+    broker.connection_name = "", "Name of the connection in the broker's UI; empty: \"lobby INSTANCE\".",
+        |c, t| c.broker.connection_name = t.to_owned();
+    broker.client_properties = "", "More facts for the broker's UI beside product, version, platform and instance: NAME=VALUE separated by commas.",
+        |c, t| c.broker.client_properties = parse_pairs(t)?;
     broker.exchange = "faf-lobby", "The topic exchange that publishers post to.",
         |c, t| c.exchange = parse(t)?;
     broker.prefetch = "200", "Deliveries that the broker sends ahead of acks; bounds memory and duplicates.",
         |c, t| c.prefetch = whole(t, 1, 65_535)? as u16;
     broker.heartbeat = "10s", "A silent broker counts as lost after twice this.",
         |c, t| c.heartbeat = within(t, SECOND, 60 * SECOND)?;
+    broker.connect_timeout = "10s", "How long one attempt to connect to one host may take, login included.",
+        |c, t| c.connect_timeout = within(t, 100 * MS, 600 * SECOND)?;
+    broker.startup_timeout = "0s", "How long after the start the lobby may take to consume for the first time before it gives up; 0 means that it serves clients and keeps trying.",
+        |c, t| c.startup_timeout = within(t, Duration::ZERO, DAY)?;
     broker.call_timeout = "10s", "How long one call to the broker may take.",
         |c, t| c.call_timeout = within(t, 100 * MS, 600 * SECOND)?;
-    broker.reconnect_max = "4s", "The longest wait between two attempts to connect.",
+    broker.reconnect_max = "4s", "The longest wait between two attempts to connect, at most 30s. Waits start at 100ms, double, are spread at random, and start anew after a minute of consuming.",
         |c, t| c.reconnect_max = within(t, 100 * MS, 30 * SECOND)?;
     broker.ack_batch = "0", "Deliveries that one ack may settle; 0 means a quarter of the prefetch, at most 100.",
         |c, t| c.ack_batch = whole(t, 0, 65_535)? as u16;

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
+use notify_amqp::{CredentialSource, Host, HostError};
+
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Address {
@@ -125,6 +127,33 @@ pub fn without_login(location: &str) -> String {
         Some(at) => format!("{scheme}://***{}", &rest[at..]),
         None => location.to_owned(),
     }
+}
+
+/// Parses hosts separated by commas.
+pub fn parse_hosts(text: &str) -> Result<Vec<Host>, String> {
+    let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
+    hosts.map(|host| host.parse().map_err(|error: HostError| error.to_string())).collect()
+}
+
+/// Parses a command: words as a shell would split them, without running one. The error repeats nothing.
+pub fn parse_command(text: &str) -> Result<Option<CredentialSource>, String> {
+    match shlex::split(text) {
+        None => Err("a quote is not closed".to_owned()),
+        Some(words) => Ok((!words.is_empty()).then_some(CredentialSource::Command(words))),
+    }
+}
+
+/// Parses `name=value` pairs separated by commas.
+pub fn parse_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => {
+                Ok((name.trim().to_owned(), value.trim().to_owned()))
+            }
+            _ => Err(format!("{pair:?} is not NAME=VALUE")),
+        })
+        .collect()
 }
 
 /// Parses `250ms`, `30s`, `10m`, `1h`.
