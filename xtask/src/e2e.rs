@@ -6,6 +6,7 @@
 
 mod addressing;
 mod admittance;
+mod broker_login;
 mod catalog;
 mod conversation;
 mod drain;

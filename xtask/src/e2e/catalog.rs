@@ -4,8 +4,8 @@ use futures_util::future::BoxFuture;
 
 use super::stage::Stage;
 use super::{
-    addressing, admittance, conversation, drain, duplicates, examples, limits, logins, outage, publishers,
-    refusals, restart, slow_reader, start_up, vectors,
+    addressing, admittance, broker_login, conversation, drain, duplicates, examples, limits, logins, outage,
+    publishers, refusals, restart, slow_reader, start_up, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -103,6 +103,11 @@ scenarios! {
     "python-nuropb" SideBySide publishers::nuropb,
     "python-fedora-messaging" SideBySide publishers::fedora_messaging,
     "python-neon-mq-connector" SideBySide publishers::neon_mq_connector,
+    "refused-by-broker" SideBySide broker_login::refused_by_broker,
+    "broker-startup-timeout" SideBySide broker_login::startup_timeout,
+    "token-renewed" SideBySide broker_login::token_renewed,
+    "dead-host-first" SideBySide broker_login::dead_host_first,
+    "unverified-tls-warns" SideBySide broker_login::unverified_tls_warns,
     "sigterm-drain" Alone drain::sigterm_drain,
     "broker-hangs" StopsBroker outage::broker_hangs,
     "broker-restart" StopsBroker restart::broker_restart,

@@ -7,7 +7,7 @@ use super::stage::Stage;
 use crate::lobby::{Finished, Setup};
 
 /// The process ended with an error whose text has all of `words`, in any case of letters.
-async fn refuses(setup: Setup, words: &[&str]) -> anyhow::Result<Finished> {
+pub(super) async fn refuses(setup: Setup, words: &[&str]) -> anyhow::Result<Finished> {
     let finished = setup.run_to_exit().await?;
     ensure!(!finished.status.success(), "it started instead of refusing; stderr: {}", finished.stderr);
     let said = finished.stderr.to_lowercase();

@@ -105,6 +105,11 @@ impl Stage {
         self.management.is_some()
     }
 
+    /// The broker's management API, where it is in reach.
+    pub(super) fn management(&self) -> Option<&Management> {
+        self.management.as_ref()
+    }
+
     /// Closes the lobby's connections through the broker's management; how many those were, at least one.
     pub(super) async fn close_lobby_connections(&self) -> anyhow::Result<usize> {
         let management = self.management.as_ref().context("the broker's management API is out of reach")?;
