@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use lobby_sessions::{Frame, FrameKind, LogGate, Sessions};
+use lobby_sessions::{Burst, Frame, FrameKind, LogGate, Sessions};
 use notify_amqp::{Delivery, Dispatch, Ticket};
 use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
 use tracing::{info, warn};
@@ -21,7 +21,7 @@ const LOG_LINES_PER_SECOND: u32 = 10;
 
 /// Joins the broker to the sessions.
 pub struct Dispatcher {
-    sessions: Arc<Sessions<Ticket>>,
+    burst: Burst<Ticket>,
     limits: Limits,
     frame: FrameKind,
     counts: Arc<Outcomes>,
@@ -55,11 +55,17 @@ impl Dispatcher {
     /// A dispatcher that drops bodies over `limits`.
     pub fn new(sessions: Arc<Sessions<Ticket>>, limits: Limits, counts: Arc<Outcomes>) -> Self {
         let frame = sessions.config().frame;
-        Self { sessions, limits, frame, counts, log_gate: LogGate::new(LOG_LINES_PER_SECOND) }
+        Self {
+            burst: Burst::new(sessions),
+            limits,
+            frame,
+            counts,
+            log_gate: LogGate::new(LOG_LINES_PER_SECOND),
+        }
     }
 
     fn encode(&self, body: &Body<'_>, received_at: Instant) -> Frame {
-        Frame::notification(body, self.frame, received_at, self.sessions.meter())
+        Frame::notification(body, self.frame, received_at, self.burst.sessions().meter())
     }
 }
 
@@ -68,11 +74,11 @@ impl Dispatch for Dispatcher {
         let received_at = delivery.received_at();
         match decode(delivery.headers(), delivery.body(), &self.limits) {
             Ok(Decoded { address: Address::User(user), body }) => {
-                self.sessions.unicast(user, self.encode(&body, received_at), ticket);
+                self.burst.unicast(user, self.encode(&body, received_at), ticket);
             }
             Ok(Decoded { address: Address::Everyone, body }) => {
                 self.counts.broadcast.fetch_add(1, Relaxed);
-                self.sessions.broadcast(&self.encode(&body, received_at), &ticket);
+                self.burst.broadcast(&self.encode(&body, received_at), &ticket);
             }
             Ok(Decoded { address: Address::Channel(channel), .. }) => {
                 self.counts.channel_reserved.fetch_add(1, Relaxed);
@@ -88,5 +94,9 @@ impl Dispatch for Dispatcher {
                 }
             }
         }
+    }
+
+    fn burst_ends(&mut self) {
+        self.burst.end();
     }
 }

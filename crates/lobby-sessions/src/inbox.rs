@@ -46,15 +46,26 @@ impl<T> Inbox<T> {
         Self { state: Mutex::new(state), has_room: Condvar::new(), bell, capacity }
     }
 
-    /// Adds an item; a full inbox makes the calling thread wait, which is what slows the broker down.
-    /// An item for a closed inbox is dropped.
+    /// Adds an item, without waking the taker: see [`Inbox::announce`]. A full inbox wakes the taker and makes the
+    /// calling thread wait, which is what slows the broker down. An item for a closed inbox is dropped.
     pub(crate) fn push(&self, item: T) {
         let mut state = self.lock();
         while state.items.len() >= self.capacity && !state.closed {
-            state = self.has_room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.wake(state);
+            state = self.lock();
+            if state.items.len() >= self.capacity && !state.closed {
+                state = self.has_room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
         if !state.closed {
             state.items.push(item);
+        }
+    }
+
+    /// Wakes the taker if it sleeps although something was pushed.
+    pub(crate) fn announce(&self) {
+        let state = self.lock();
+        if !state.items.is_empty() {
             self.wake(state);
         }
     }
@@ -144,13 +155,19 @@ mod tests {
         let (inbox, mut poll) = inbox(10);
         let mut batch = Vec::new();
         inbox.push(1);
+        inbox.announce();
         assert_eq!(rings(&mut poll, Duration::ZERO), 0, "nobody slept");
         assert_eq!(inbox.take(&mut batch), Taken::Items);
         batch.clear();
         assert_eq!(inbox.take(&mut batch), Taken::Nothing);
+        inbox.announce();
+        assert_eq!(rings(&mut poll, Duration::ZERO), 0, "nothing to announce");
         inbox.push(2);
-        assert_eq!(rings(&mut poll, Duration::from_secs(20)), 1);
+        assert_eq!(rings(&mut poll, Duration::ZERO), 0, "not announced");
         inbox.push(3);
+        inbox.announce();
+        assert_eq!(rings(&mut poll, Duration::from_secs(20)), 1);
+        inbox.announce();
         assert_eq!(rings(&mut poll, Duration::ZERO), 0, "woken already");
     }
 
@@ -171,7 +188,11 @@ mod tests {
         let inbox = Arc::new(inbox);
         let sender = thread::spawn({
             let inbox = Arc::clone(&inbox);
-            move || (0..100).for_each(|n| inbox.push(n))
+            move || {
+                // A full inbox is announced by whoever waits for room in it.
+                (0..100).for_each(|n| inbox.push(n));
+                inbox.announce();
+            }
         });
         let (mut all, mut batch) = (Vec::new(), Vec::new());
         while all.len() < 100 {

@@ -9,6 +9,7 @@
 //! logged in.
 
 mod auth;
+mod burst;
 mod close;
 mod command;
 mod config;
@@ -33,6 +34,7 @@ mod transport;
 mod websocket;
 
 pub use auth::{Authenticator, Identity, Refused, Verdict};
+pub use burst::Burst;
 pub use close::CloseReason;
 pub use command::Command;
 pub use config::SessionsConfig;

@@ -65,7 +65,20 @@ impl<T: Clone + Send + 'static> Sessions<T> {
     }
 
     /// Hands a message to every logged-in session. Waits only when a shard is `inbox_capacity` deliveries behind.
+    /// Whoever has many to hand over at once uses a [`Burst`](crate::Burst).
     pub fn broadcast(&self, frame: &Frame, ticket: &T) {
+        self.queue_broadcast(frame, ticket);
+        (0..self.shards.len()).for_each(|shard| self.wake(shard));
+    }
+
+    /// Hands a message to the sessions of one user; the owning shard counts it as `not_connected` if there are
+    /// none. Waits only when that shard is `inbox_capacity` deliveries behind.
+    pub fn unicast(&self, user: UserId, frame: Frame, ticket: T) {
+        let shard = self.queue_unicast(user, frame, ticket);
+        self.wake(shard);
+    }
+
+    pub(crate) fn queue_broadcast(&self, frame: &Frame, ticket: &T) {
         for shard in &self.shards {
             shard.inbox.push(Delivery {
                 target: Target::Everyone,
@@ -75,15 +88,26 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         }
     }
 
-    /// Hands a message to the sessions of one user; the owning shard counts it as `not_connected` if there are
-    /// none. Waits only when that shard is `inbox_capacity` deliveries behind.
-    pub fn unicast(&self, user: UserId, frame: Frame, ticket: T) {
-        self.door_of(user).inbox.push(Delivery { target: Target::User(user), frame, ticket });
+    /// Returns the shard that the message waits for.
+    pub(crate) fn queue_unicast(&self, user: UserId, frame: Frame, ticket: T) -> usize {
+        let shard = self.shard_of(user);
+        self.shards[shard].inbox.push(Delivery { target: Target::User(user), frame, ticket });
+        shard
+    }
+
+    /// Wakes a shard that sleeps although something waits for it.
+    pub(crate) fn wake(&self, shard: usize) {
+        self.shards[shard].inbox.announce();
+    }
+
+    /// How many threads own connections.
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
     }
 
     /// Hands over a connection that has logged in. The socket is closed if the shard is gone.
     pub async fn admit(&self, admission: Admission) {
-        let door = self.door_of(admission.identity.user);
+        let door = &self.shards[self.shard_of(admission.identity.user)];
         door.order(Order::Admit(Box::new(admission))).await;
     }
 
@@ -133,9 +157,9 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         &self.config
     }
 
-    fn door_of(&self, user: UserId) -> &Door<T> {
+    fn shard_of(&self, user: UserId) -> usize {
         let hash = FixedState::default().hash_one(user);
-        &self.shards[(hash % self.shards.len() as u64) as usize]
+        (hash % self.shards.len() as u64) as usize
     }
 }
 
