@@ -40,7 +40,7 @@ impl Channel {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let call = "exchange.declare";
         let arguments = FieldTable::default();
-        let declared = self.inner.exchange_declare(exchange.clone(), ExchangeKind::Topic, durable, arguments);
+        let declared = self.inner.exchange_declare(exchange, ExchangeKind::Topic, durable, arguments);
         self.limited(call, declared)
             .await
             .map_err(|error| mismatch(error, "exchange", &topology.exchange))?;
@@ -54,11 +54,10 @@ impl Channel {
             .await
             .map_err(|error| mismatch(error, "queue", topology.queue.as_str()))?;
 
-        for key in &topology.routing_keys {
-            let key = short("routing key", key)?;
+        for (exchange, key) in topology.bindings() {
+            let (exchange, key) = (short("exchange name", exchange)?, short("routing key", key)?);
             let options = QueueBindOptions::default();
-            let bound =
-                self.inner.queue_bind(queue.clone(), exchange.clone(), key, options, FieldTable::default());
+            let bound = self.inner.queue_bind(queue.clone(), exchange, key, options, FieldTable::default());
             self.limited("queue.bind", bound).await?;
         }
         Ok(())

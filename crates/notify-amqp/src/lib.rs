@@ -94,4 +94,4 @@ pub use stats::{ConsumerStats, Count};
 pub use status::{ConsumerStatus, Stopped};
 pub use tls::{TlsOptions, TlsSetupError};
 pub use tls_problem::TlsProblem;
-pub use topology::Topology;
+pub use topology::{Binding, Topology};

@@ -18,6 +18,8 @@ pub struct Topology {
     pub queue: QueueName,
     /// The routing keys that bind the queue to the exchange (default: the contract's one).
     pub routing_keys: Vec<String>,
+    /// Bindings to further exchanges, which must exist: only `exchange` is declared (default none).
+    pub more_bindings: Vec<Binding>,
     /// The broker deletes the queue after this time without a consumer (default 10 min).
     pub expires: Duration,
 }
@@ -30,7 +32,50 @@ impl Topology {
             exchange: exchange.into(),
             queue,
             routing_keys: vec![notify_protocol::NOTIFY_ROUTING_KEY.into()],
+            more_bindings: Vec::new(),
             expires: Duration::from_secs(600),
         }
+    }
+
+    /// Every binding as exchange and routing key, in the order in which they are made.
+    pub fn bindings(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = self.routing_keys.iter().map(|key| (self.exchange.as_str(), key.as_str()));
+        let more = self.more_bindings.iter();
+        own.chain(more.flat_map(|binding| {
+            binding.routing_keys.iter().map(|key| (binding.exchange.as_str(), key.as_str()))
+        }))
+    }
+}
+
+/// What binds the queue to one exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The exchange that messages come from.
+    pub exchange: String,
+    /// One binding for each of these keys.
+    pub routing_keys: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue_name::instance_queue;
+
+    #[test]
+    fn f04_every_key_of_every_exchange_is_a_binding() {
+        let mut topology = Topology::new("players", instance_queue("players", "pod-7").unwrap());
+        topology.routing_keys.push("canary.pod-7".into());
+        topology.more_bindings.push(Binding {
+            exchange: "maps".into(),
+            routing_keys: vec!["map.added".into(), "map.removed".into()],
+        });
+        let bindings: Vec<_> = topology.bindings().collect();
+        let expected = [
+            ("players", notify_protocol::NOTIFY_ROUTING_KEY),
+            ("players", "canary.pod-7"),
+            ("maps", "map.added"),
+            ("maps", "map.removed"),
+        ];
+        assert_eq!(bindings, expected);
     }
 }

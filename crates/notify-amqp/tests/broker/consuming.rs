@@ -21,6 +21,35 @@ async fn exchange_queue_and_binding_are_declared_as_the_contract_says() {
 }
 
 #[tokio::test]
+async fn f04_n07_several_bindings_on_several_exchanges_reach_one_queue() {
+    let mut rig = Rig::new();
+    let maps = format!("{}-maps", rig.exchange);
+    rig.raw.declare_exchange(&maps, "direct");
+    let mut config = rig.config();
+    config.topology.routing_keys.push("chat.#".into());
+    config.topology.more_bindings.push(notify_amqp::Binding {
+        exchange: maps.clone(),
+        routing_keys: vec!["added".into(), "removed".into()],
+    });
+    let mut running = Running::start(config).await;
+    for (number, (exchange, key)) in [
+        (rig.exchange.as_str(), "request.client.notify"),
+        (&rig.exchange, "chat.room.1"),
+        (&maps, "added"),
+        (&maps, "changed"),
+        (&maps, "removed"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        rig.raw.publish(exchange, key, 0, b"", number.to_string().as_bytes());
+    }
+    assert_eq!(running.numbers(4).await, [0, 1, 2, 4], "`changed` is not bound");
+    running.handle.stop().await;
+    rig.raw.delete_exchange(&maps);
+}
+
+#[tokio::test]
 async fn deliveries_come_in_order_and_are_acked_in_batches() {
     let mut rig = Rig::new();
     let mut running = Running::start(rig.config()).await;
