@@ -61,7 +61,9 @@ impl Run {
         // Without a broker in reach, so that a test which needs one fails here.
         let mut command = cargo();
         command.args(["test", "--workspace", "--locked"]).env("AMQP_URL", "amqp://no-broker.invalid");
-        self.command("unit and doc tests, without a broker", command).await
+        self.command("unit and doc tests, without a broker", command).await?;
+        let ring = ["test", "--package", "lobby-sessions", "--features", "io-uring", "--tests", "--locked"];
+        self.cargo("sessions through io_uring", &ring).await
     }
 
     async fn documents(&mut self) -> anyhow::Result<()> {

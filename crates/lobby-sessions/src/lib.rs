@@ -24,6 +24,8 @@ mod outbox;
 mod place;
 mod registry;
 pub mod reply;
+#[cfg(feature = "io-uring")]
+mod ring;
 mod run;
 mod seat;
 mod session;

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use crate::outbox::MAX_SLICES;
+use crate::{Frame, Transport, outbox::MAX_SLICES};
 
 /// Consecutive frames as they go on the wire of one transport.
 pub(crate) struct Run<'a> {
@@ -24,6 +24,28 @@ pub(crate) struct Sent {
     pub(crate) writes: usize,
 }
 
+/// The same frames for either transport.
+pub(crate) struct Runs<'a> {
+    lines: Run<'a>,
+    websocket: Run<'a>,
+}
+
+impl<'a> Runs<'a> {
+    pub(crate) fn new(frames: &[&'a Frame]) -> Self {
+        Self {
+            lines: Run::new(frames.iter().map(|frame| frame.line())),
+            websocket: Run::new(frames.iter().map(|frame| frame.websocket())),
+        }
+    }
+
+    pub(crate) fn of(&self, transport: Transport) -> &Run<'a> {
+        match transport {
+            Transport::Tcp => &self.lines,
+            Transport::WebSocket => &self.websocket,
+        }
+    }
+}
+
 impl<'a> Run<'a> {
     pub(crate) fn new(frames: impl Iterator<Item = &'a [u8]>) -> Self {
         let slices: Vec<_> = frames.map(IoSlice::new).collect();
@@ -31,9 +53,27 @@ impl<'a> Run<'a> {
         Self { slices, bytes }
     }
 
+    /// All slices, and their bytes, if one system call takes them.
+    #[cfg(feature = "io-uring")]
+    pub(crate) fn single_part(&self) -> Option<(&[IoSlice<'a>], usize)> {
+        match self.bytes[..] {
+            [bytes] => Some((&self.slices, bytes)),
+            _ => None,
+        }
+    }
+
     /// What one system call takes, and how many bytes that is.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&[IoSlice<'a>], usize)> {
         self.slices.chunks(MAX_SLICES).zip(self.bytes.iter().copied())
+    }
+}
+
+impl std::ops::AddAssign for Sent {
+    /// Adds what another socket took; where it stopped is not carried over.
+    fn add_assign(&mut self, other: Self) {
+        self.whole += other.whole;
+        self.bytes += other.bytes;
+        self.writes += other.writes;
     }
 }
 

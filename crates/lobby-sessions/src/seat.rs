@@ -75,6 +75,29 @@ impl Seat {
         sent
     }
 
+    /// What a ring writes to this seat; only for one that [`Seat::is_direct`].
+    #[cfg(feature = "io-uring")]
+    pub(crate) fn job<'a>(&self, key: usize, slices: &'a [IoSlice<'a>]) -> crate::ring::Job<'a> {
+        crate::ring::Job::new(key, &self.socket, slices)
+    }
+
+    /// Notes what a ring's write of `part`, `offered` bytes, came to, as [`Seat::write_run`] does.
+    #[cfg(feature = "io-uring")]
+    pub(crate) fn took(&mut self, part: &[IoSlice<'_>], offered: usize, taken: io::Result<usize>) -> Sent {
+        let mut sent = Sent::default();
+        let bytes = match taken {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // Interrupted, or lost, which shows at the next write.
+            Err(_) => return sent,
+        };
+        sent.add(part, offered, bytes);
+        if bytes < offered {
+            self.session_mut().block();
+        }
+        sent
+    }
+
     /// Writes what waits, many messages to a system call, until the socket takes no more.
     pub(crate) fn flush(&mut self, stats: &ShardStats) -> Flushed {
         let session = &mut self.session;

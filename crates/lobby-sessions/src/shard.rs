@@ -3,6 +3,7 @@
 //! One event loop: deliveries from the inbox first, written directly and without waiting; then what the event queue
 //! says of sockets, then orders, then what time brings. Idle sessions have no task, no timer and no buffer.
 
+mod broadcast;
 mod conversation;
 mod desk;
 mod lifetime;
@@ -24,16 +25,16 @@ use tokio::{
 use tracing::info;
 
 use self::{
+    broadcast::Broadcaster,
     conversation::Unread,
     desk::Desk,
     lifetime::{Drain, after_last_words},
     sweep::Sweeps,
 };
 use crate::{
-    Admission, Authenticator, Frame, FrameMeter, Identity, Refused, SessionsConfig, Transport,
+    Admission, Authenticator, Frame, FrameMeter, Identity, Refused, SessionsConfig,
     inbox::{Inbox, Taken},
     registry::Key,
-    run::{Run, Sent},
     seat::{Flushed, Seat},
     stats::ShardStats,
 };
@@ -101,6 +102,7 @@ pub(crate) struct Shard {
     sockets: Sockets,
     seats: Slab<Seat>,
     desk: Desk,
+    broadcaster: Broadcaster,
     next_serial: u64,
     unread: Unread,
     sweeps: Sweeps,
@@ -115,6 +117,7 @@ impl Shard {
             sockets: poll.registry().try_clone()?,
             seats: Slab::new(),
             desk: Desk::new(&surroundings),
+            broadcaster: Broadcaster::new(),
             next_serial: 0,
             unread: Unread::default(),
             sweeps: Sweeps::new(&surroundings.config, Instant::now()),
@@ -212,37 +215,6 @@ impl Shard {
         self.flush_dirty(now);
         self.shed(now);
         batch.drain(..).for_each(|delivery| drop(delivery.ticket));
-    }
-
-    /// Writes a batch's broadcasts to each session in one go. A frame is queued only for a session that has others
-    /// waiting, or whose socket does not take all.
-    fn deliver_to_everyone(&mut self, broadcasts: &[&Frame]) {
-        let lines = Run::new(broadcasts.iter().map(|frame| frame.line()));
-        let websocket = Run::new(broadcasts.iter().map(|frame| frame.websocket()));
-        let Self { seats, desk, .. } = self;
-        let mut total = Sent::default();
-        for (_, seat) in seats.iter_mut() {
-            let rest = if seat.is_direct() {
-                let sent = seat.write_run(match seat.transport() {
-                    Transport::Tcp => &lines,
-                    Transport::WebSocket => &websocket,
-                });
-                total.writes += sent.writes;
-                total.whole += sent.whole;
-                total.bytes += sent.bytes;
-                match &broadcasts[sent.whole..] {
-                    [next, after @ ..] if sent.of_next > 0 => {
-                        seat.session_mut().queue_rest(next, sent.of_next, &desk.stats);
-                        after
-                    }
-                    rest => rest,
-                }
-            } else {
-                &broadcasts[std::mem::take(&mut seat.session_mut().ahead)..]
-            };
-            rest.iter().for_each(|frame| desk.offer(seat, frame));
-        }
-        desk.stats.wrote(total.writes, total.whole, total.bytes);
     }
 
     /// Queues a message for a user's sessions, after the batch's broadcasts that came before it.

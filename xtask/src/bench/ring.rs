@@ -1,7 +1,7 @@
 //! One system call for the writes to many sockets: a ring of `send` operations through io_uring.
 //!
-//! The only file of the repository with unsafe code: an operation holds the address of bytes that the kernel reads
-//! later. Nothing but the benchmark's floor uses it.
+//! The only file of this crate with unsafe code: an operation holds the address of bytes that the kernel reads
+//! later. Nothing but the benchmark's floor uses it; the lobby's own ring is another, for sockets that do not block.
 
 use std::{io, net::TcpStream, ops::Range};
 
