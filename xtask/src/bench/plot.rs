@@ -10,6 +10,8 @@ const RIGHT: f64 = 70.0;
 const BAR: f64 = 15.0;
 const GAP: f64 = 16.0;
 const TOP: f64 = 64.0;
+/// A wide letter of the legend; viewers have different fonts.
+const LETTER: f64 = 7.0;
 
 /// Draws every scenario that has a cost per delivery.
 pub(super) fn svg(results: &Results) -> String {
@@ -50,7 +52,7 @@ pub(super) fn svg(results: &Results) -> String {
             colour(subject)
         ));
         put(format_args!("<text x=\"{}\" y=\"44\">{}</text>", legend + 16.0, subject.name()));
-        legend += 120.0;
+        legend += 28.0 + LETTER * subject.name().len() as f64;
     }
     let mut power = low;
     while power <= high {
