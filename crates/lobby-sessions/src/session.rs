@@ -63,6 +63,8 @@ pub(crate) struct Session {
     pub(crate) hung_up: bool,
     /// A token is being verified: what the client says after it waits.
     pub(crate) verifying: bool,
+    /// The log has been told that messages for it are dropped.
+    pub(crate) overflow_logged: bool,
     pub(crate) unanswered_pings: u8,
     pub(crate) failed_logins: u8,
     pub(crate) last_inbound: Instant,

@@ -2,7 +2,11 @@
 
 mod rig;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use lobby_sessions::{OverflowPolicy, Transport};
 use rig::{Client, Lobby, PATIENCE};
@@ -160,7 +164,8 @@ async fn a_slow_client_that_reads_at_last_finds_whole_lines_and_the_reason() {
 }
 
 #[tokio::test]
-async fn dropping_the_oldest_keeps_the_client_and_the_newest() {
+async fn dropping_the_oldest_keeps_the_client_and_the_newest_and_is_logged_once() {
+    let log = Log::start();
     let lobby = Lobby::start(|c| {
         c.outbox_bytes = 32 << 10;
         c.overflow = OverflowPolicy::DropOldest;
@@ -186,4 +191,35 @@ async fn dropping_the_oldest_keeps_the_client_and_the_newest() {
         }
     }
     assert_eq!(lobby.sessions.stats().sessions, [1, 0]);
+    assert_eq!(log.lines_with("messages for a slow session are dropped"), 1);
+}
+
+/// What all tests of this program log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// For one test only: a program has one log.
+    fn start() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+        log
+    }
+
+    fn lines_with(&self, text: &str) -> usize {
+        let log = self.0.lock().expect("the log");
+        String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("the log").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -71,6 +71,10 @@ impl Desk {
         match self.config.overflow {
             OverflowPolicy::Disconnect => self.close(session, CloseReason::TooSlow),
             OverflowPolicy::DropOldest => {
+                if !std::mem::replace(&mut session.overflow_logged, true) {
+                    warn!(user_id = %session.user, peer = %session.peer, limit = self.config.outbox_bytes,
+                        "messages for a slow session are dropped; said once a session");
+                }
                 session.make_room(frame, &self.stats);
                 if session.queue(frame, &self.stats).is_err() {
                     self.stats.dropped_oldest.add(1);

@@ -57,6 +57,7 @@ impl Shard {
             blocked: false,
             hung_up: false,
             verifying: false,
+            overflow_logged: false,
             unanswered_pings: 0,
             failed_logins: 0,
             last_inbound: now,
