@@ -22,6 +22,12 @@ const DEPENDENCY_RULES: [(&str, &[&str]); 4] = [
 /// The only crate that may name lapin in its manifest.
 const LAPIN_USER: &str = "notify-amqp";
 
+/// The crate that must compile where there is neither clock nor randomness nor I/O.
+const PURE_CRATE: &str = "notify-protocol";
+const WEB_ASSEMBLY: &str = "wasm32-unknown-unknown";
+/// A standard library of some 20 MB through a slow line.
+const TARGET_LIMIT: Duration = Duration::from_secs(180);
+
 /// Runs all checks; the first that fails ends the run.
 pub(crate) async fn ci() -> anyhow::Result<()> {
     let mut run = Run::default();
@@ -32,6 +38,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     )
     .await?;
     run.step("dependency rules", dependency_rules()).await?;
+    run.web_assembly().await?;
     run.step("generated documents", documents::check()).await?;
     run.tests().await?;
     run.documents().await?;
@@ -71,6 +78,16 @@ impl Run {
         command.args(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]);
         command.env("RUSTDOCFLAGS", "-D warnings");
         self.command("API documents", command).await
+    }
+
+    /// Publishers may run where there is no operating system.
+    async fn web_assembly(&mut self) -> anyhow::Result<()> {
+        if let Err(reason) = web_assembly_target().await {
+            eprintln!("left out: {PURE_CRATE} for {WEB_ASSEMBLY}: {reason:#}");
+            return Ok(());
+        }
+        self.cargo(WEB_ASSEMBLY, &["check", "--package", PURE_CRATE, "--target", WEB_ASSEMBLY, "--locked"])
+            .await
     }
 
     async fn broker_tests(&mut self) -> anyhow::Result<()> {
@@ -154,6 +171,17 @@ fn with_broker_tests() -> Command {
     command.args(["test", "--workspace", "--locked"]);
     command.args(["--features", "notify-amqp/broker-tests,xtask/broker-tests"]);
     command
+}
+
+/// Makes sure that Rust has a standard library for WebAssembly.
+async fn web_assembly_target() -> anyhow::Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", WEB_ASSEMBLY]).stdin(Stdio::null()).kill_on_drop(true);
+    let adding = tokio::time::timeout(TARGET_LIMIT, rustup.output()).await;
+    let added = adding.with_context(|| format!("rustup did not end in {TARGET_LIMIT:?}"))?;
+    let added = added.context("rustup, which adds the target")?;
+    ensure!(added.status.success(), "rustup target add: {}", String::from_utf8_lossy(&added.stderr).trim());
+    Ok(())
 }
 
 async fn dependency_rules() -> anyhow::Result<()> {

@@ -35,6 +35,9 @@ pub(crate) fn properties(message: &Message, id: &str, now: u64) -> Result<BasicP
     if let Some(id) = &own.correlation_id {
         properties = properties.with_correlation_id(short("correlation id", id)?);
     }
+    if let Some(queue) = &own.reply_to {
+        properties = properties.with_reply_to(short("reply-to", queue)?);
+    }
     if let Some(expiration) = &own.expiration {
         properties = properties.with_expiration(short("expiration", expiration)?);
     }

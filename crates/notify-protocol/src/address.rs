@@ -8,6 +8,12 @@ use std::fmt;
 use crate::{CHANNEL_HEADER, DropReason, HeaderValue, UNDECODABLE_HEADERS_MARKER, USER_ID_HEADER, UserId};
 
 /// Whom a message is for (contract: *Addressing*).
+///
+/// ```
+/// use notify_protocol::{Address, UserId};
+/// assert_eq!(Address::User(UserId::new(42)).to_string(), "user 42");
+/// assert_eq!(Address::Everyone.to_string(), "everyone");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Address<'a> {
     /// One user: the header `user-id`, whatever `channel` says.
@@ -36,6 +42,14 @@ impl fmt::Display for Address<'_> {
 ///
 /// Names are compared byte by byte; of a header that stands twice the last counts; void is not set. No headers
 /// property at all is the same as an empty table.
+///
+/// ```
+/// use notify_protocol::{Address, HeaderValue, UserId, address};
+/// let user_id = |value| address([(&b"user-id"[..], value)]);
+/// assert_eq!(user_id(HeaderValue::LongString(b"42")), Ok(Address::User(UserId::new(42))));
+/// assert_eq!(user_id(HeaderValue::Void), Ok(Address::Everyone));
+/// assert!(user_id(HeaderValue::Bool(true)).is_err());
+/// ```
 ///
 /// # Errors
 /// - [`DropReason::InvalidUserId`]: `user-id` is set to something other than an integer or a long string of digits.

@@ -14,6 +14,13 @@ use crate::{DropReason, Limits, excerpt::Excerpt};
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A checked JSON object, borrowed from the delivery; a BOM and the surrounding white space are stripped.
+///
+/// ```
+/// use notify_protocol::{Body, Limits};
+/// let body = Body::check(b"\xef\xbb\xbf {\"a\":1}\n", &Limits::default())?;
+/// assert_eq!(body.json(), b"{\"a\":1}");
+/// # Ok::<(), notify_protocol::DropReason>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Body<'a> {
     /// UTF-8, one JSON object from `{` to `}`.
@@ -25,6 +32,14 @@ impl<'a> Body<'a> {
     ///
     /// Linear in the length; nesting takes one byte of heap a level and no stack, so any depth within the size
     /// limit passes. A BOM is allowed at the very start only.
+    ///
+    /// ```
+    /// use notify_protocol::{Body, Limits};
+    /// let check = |bytes| Body::check(bytes, &Limits::default()).map_err(|reason| reason.as_str());
+    /// assert!(check(b"{\"n\":1e400}").is_ok());
+    /// assert_eq!(check(b"{\"n\":NaN}"), Err("non_json"));
+    /// assert_eq!(check(b"[]"), Err("not_object"));
+    /// ```
     ///
     /// # Errors
     /// - [`DropReason::TooLarge`]: `bytes` exceed [`Limits::max_body_bytes`]; nothing else was looked at.
@@ -48,6 +63,12 @@ impl<'a> Body<'a> {
     }
 
     /// The object's own bytes, from `{` to `}`; they may hold raw line ends between tokens.
+    ///
+    /// ```
+    /// use notify_protocol::{Body, Limits};
+    /// assert_eq!(Body::check(b" {\n} ", &Limits::default())?.json(), b"{\n}");
+    /// # Ok::<(), notify_protocol::DropReason>(())
+    /// ```
     #[must_use]
     pub const fn json(&self) -> &'a [u8] {
         self.json
@@ -55,6 +76,12 @@ impl<'a> Body<'a> {
 
     /// Length of [`json`](Self::json) in bytes, at least 2; the line of
     /// [`append_line_to`](Self::append_line_to) is as long.
+    ///
+    /// ```
+    /// use notify_protocol::{Body, Limits};
+    /// assert_eq!(Body::check(b" {} ", &Limits::default())?.len(), 2);
+    /// # Ok::<(), notify_protocol::DropReason>(())
+    /// ```
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "an object is never empty: it has two braces")]
     pub const fn len(&self) -> usize {
@@ -64,6 +91,14 @@ impl<'a> Body<'a> {
     /// Appends the body as ONE line without its end: every raw LF or CR, which valid JSON has between tokens only,
     /// becomes a space (contract: *Body*). Appends [`len`](Self::len) bytes; reserve them, and room for the line
     /// end, to allocate once.
+    ///
+    /// ```
+    /// use notify_protocol::{Body, Limits};
+    /// let mut line = Vec::new();
+    /// Body::check(b"{\n \"a\":1}", &Limits::default())?.append_line_to(&mut line);
+    /// assert_eq!(line, b"{  \"a\":1}");
+    /// # Ok::<(), notify_protocol::DropReason>(())
+    /// ```
     pub fn append_line_to(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(self.json);

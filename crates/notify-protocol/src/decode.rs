@@ -6,6 +6,13 @@
 use crate::{Address, Body, DropReason, HeaderValue, Limits, address};
 
 /// A delivery that can be routed, borrowed from the delivery's bytes.
+///
+/// ```
+/// use notify_protocol::{Address, Decoded, Limits, decode};
+/// let Decoded { address, body } = decode([], b"{}", &Limits::default())?;
+/// assert_eq!((address, body.json()), (Address::Everyone, &b"{}"[..]));
+/// # Ok::<(), notify_protocol::DropReason>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decoded<'a> {
     /// Whom it is for.
@@ -19,6 +26,14 @@ pub struct Decoded<'a> {
 /// The body is checked before the address, its size before anything else: of several faults the first in that
 /// order is reported. Linear in the length; nothing is allocated on success but a byte for each level of nesting.
 /// Never panics.
+///
+/// ```
+/// use notify_protocol::{Address, HeaderValue, Limits, UserId, decode};
+/// let headers = [(&b"user-id"[..], HeaderValue::Int(42))];
+/// let decoded = decode(headers, b"{}", &Limits::default())?;
+/// assert_eq!(decoded.address, Address::User(UserId::new(42)));
+/// # Ok::<(), notify_protocol::DropReason>(())
+/// ```
 ///
 /// # Errors
 /// - [`DropReason::TooLarge`], [`DropReason::NonJson`], [`DropReason::NotObject`]: as [`Body::check`].

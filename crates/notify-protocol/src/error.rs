@@ -3,6 +3,13 @@
 /// Why a delivery is dropped. Permanent: the same bytes fail again, so the caller logs, counts and acks.
 ///
 /// The texts give the offending value in a bounded length (below 512 bytes), escaped.
+///
+/// ```
+/// use notify_protocol::{Limits, decode};
+/// let reason = decode([], b"[]", &Limits::default()).unwrap_err();
+/// assert_eq!(reason.as_str(), "not_object");
+/// assert_eq!(reason.to_string(), "body is JSON of type array, expected an object");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DropReason {
@@ -41,10 +48,20 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every metric label that [`DropReason::as_str`] can give.
+    ///
+    /// ```
+    /// use notify_protocol::DropReason;
+    /// assert!(DropReason::LABELS.contains(&DropReason::UndecodableHeaders.as_str()));
+    /// ```
     pub const LABELS: [&'static str; 5] =
         ["non_json", "not_object", "invalid_user_id", "too_large", "undecodable_headers"];
 
     /// The metric label: `non_json`, `not_object`, `invalid_user_id`, `too_large` or `undecodable_headers`.
+    ///
+    /// ```
+    /// use notify_protocol::DropReason;
+    /// assert_eq!(DropReason::TooLarge { len: 2, max: 1 }.as_str(), "too_large");
+    /// ```
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -59,6 +76,13 @@ impl DropReason {
 
 /// Why [`NotificationBuilder::build`](crate::NotificationBuilder::build) refuses. Permanent: each text gives the
 /// value and what to change.
+///
+/// ```
+/// use notify_protocol::{BuildError, Notification};
+/// let error = Notification::to_user(42).json(&["a list"]).build().unwrap_err();
+/// assert_eq!(error, BuildError::BodyNotObject { found: "array" });
+/// assert_eq!(error.to_string(), "body is JSON of type array; wrap it in an object such as {\"command\":…}");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -97,6 +121,12 @@ pub enum BuildError {
         len: usize,
         /// The limit in bytes.
         max: usize,
+    },
+    /// A property that must name something is empty.
+    #[error("property `{property}` is empty; name a queue or leave it out")]
+    PropertyEmpty {
+        /// The AMQP name of the property.
+        property: &'static str,
     },
     /// A message that expires at once reaches nobody.
     #[error("expiry is zero, the broker would drop the message at once; give at least 1 ms or none")]

@@ -11,6 +11,11 @@ use crate::excerpt::Excerpt;
 ///
 /// [`Display`](fmt::Display) names the type and shows the value in at most some 300 characters, escaped, so a
 /// hostile header cannot make a huge or broken log line.
+///
+/// ```
+/// use notify_protocol::HeaderValue;
+/// assert_eq!(HeaderValue::LongString(b"4_2").to_string(), "long string \"4_2\"");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeaderValue<'a> {
     /// Boolean (`t`).
@@ -44,6 +49,12 @@ pub enum HeaderValue<'a> {
 
 impl HeaderValue<'_> {
     /// Whether the header counts as set: every type but void, the empty string too (contract: *Addressing*).
+    ///
+    /// ```
+    /// use notify_protocol::HeaderValue;
+    /// assert!(HeaderValue::LongString(b"").is_set());
+    /// assert!(!HeaderValue::Void.is_set());
+    /// ```
     #[must_use]
     pub const fn is_set(&self) -> bool {
         !matches!(self, Self::Void)

@@ -16,12 +16,20 @@ pub struct UserId(i64);
 
 impl UserId {
     /// Wraps `id`.
+    ///
+    /// ```
+    /// assert_eq!(notify_protocol::UserId::new(42).to_string(), "42");
+    /// ```
     #[must_use]
     pub const fn new(id: i64) -> Self {
         Self(id)
     }
 
     /// The bare id.
+    ///
+    /// ```
+    /// assert_eq!(notify_protocol::UserId::new(42).get(), 42);
+    /// ```
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
@@ -29,6 +37,12 @@ impl UserId {
 
     /// Reads `[+-]?[0-9]+` within `i64`: ASCII digits only, leading zeros allowed; no blanks, underscores or other
     /// digits (contract: *Addressing*). Anything else is `None`. One pass, no allocation.
+    ///
+    /// ```
+    /// use notify_protocol::UserId;
+    /// assert_eq!(UserId::from_ascii(b"0042"), Some(UserId::new(42)));
+    /// assert_eq!(UserId::from_ascii("４２".as_bytes()), None);
+    /// ```
     #[must_use]
     pub fn from_ascii(text: &[u8]) -> Option<Self> {
         Self::parse(text).ok()
@@ -76,6 +90,12 @@ impl fmt::Display for UserId {
 }
 
 /// The text is not a user id: `[+-]?[0-9]+` within `i64`.
+///
+/// ```
+/// use notify_protocol::UserId;
+/// let error = "4 2".parse::<UserId>().unwrap_err();
+/// assert!(error.to_string().starts_with("not a user id"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a user id ({0}), expected ASCII digits with an optional sign, from -2^63 to 2^63-1")]
 pub struct ParseUserIdError(ParseIntError);

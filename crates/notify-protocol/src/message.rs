@@ -4,6 +4,15 @@ use crate::{Address, CHANNEL_HEADER, HeaderValue, NOTIFY_ROUTING_KEY, USER_ID_HE
 
 /// A message ready to publish; only [`NotificationBuilder::build`](crate::NotificationBuilder::build) makes one, so
 /// every lobby accepts it.
+///
+/// ```
+/// use notify_protocol::Notification;
+/// let message = Notification::to_user(42).raw_json(r#"{"command":"x"}"#).build()?;
+/// let envelope = (message.routing_key(), message.properties(), message.headers().count());
+/// # let _ = envelope;
+/// assert_eq!(message.body(), br#"{"command":"x"}"#);
+/// # Ok::<(), notify_protocol::BuildError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub(crate) target: Target,
@@ -15,6 +24,13 @@ pub struct Message {
 
 impl Message {
     /// The routing key: always [`NOTIFY_ROUTING_KEY`] (contract: *Topology*).
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().raw_json("{}").build()?;
+    /// assert_eq!(message.routing_key(), "request.client.notify");
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     #[must_use]
     pub const fn routing_key(&self) -> &'static str {
         NOTIFY_ROUTING_KEY
@@ -22,6 +38,14 @@ impl Message {
 
     /// The headers to publish, the address first; no name stands twice. A broadcast has neither `user-id` nor
     /// `channel`.
+    ///
+    /// ```
+    /// use notify_protocol::{Notification, OutHeader};
+    /// let message = Notification::to_user(42).raw_json("{}").header("x-a", "b").build()?;
+    /// let wanted = [("user-id", OutHeader::LongLong(42)), ("x-a", OutHeader::from("b"))];
+    /// assert_eq!(message.headers().collect::<Vec<_>>(), wanted);
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn headers(&self) -> impl Iterator<Item = (&str, OutHeader)> {
         let address = match &self.target {
             Target::User(user) => Some((USER_ID_HEADER, OutHeader::LongLong(user.get()))),
@@ -34,18 +58,39 @@ impl Message {
     }
 
     /// The basic properties to publish.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().raw_json("{}").priority(3).build()?;
+    /// assert_eq!((message.properties().delivery_mode, message.properties().priority), (2, Some(3)));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     #[must_use]
     pub const fn properties(&self) -> &Properties {
         &self.properties
     }
 
     /// The body to publish: one UTF-8 JSON object, without a BOM or surrounding white space.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().json(&std::collections::BTreeMap::from([("n", 1)])).build()?;
+    /// assert_eq!(message.body(), b"{\"n\":1}");
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
     /// Whom the message is for, as a lobby will read it; for logs.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::to_channel("news").raw_json("{}").build()?;
+    /// assert_eq!(message.address().to_string(), "channel \"news\"");
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     #[must_use]
     pub fn address(&self) -> Address<'_> {
         match &self.target {
@@ -67,6 +112,24 @@ pub(crate) enum Target {
 /// A header value that may be published: the types that every AMQP library reads the same way.
 ///
 /// Void, float and boolean are left out on purpose: as a `user-id` they would be a broadcast or a wrong player.
+///
+/// ```
+/// use notify_protocol::OutHeader;
+/// assert_eq!(OutHeader::from(7), OutHeader::LongLong(7));
+/// assert_eq!(OutHeader::from("text"), OutHeader::LongString("text".to_owned()));
+/// ```
+/// ```compile_fail,E0277
+/// # use notify_protocol::Notification;
+/// Notification::broadcast().header("x-flag", true);
+/// ```
+/// ```compile_fail,E0277
+/// # use notify_protocol::Notification;
+/// Notification::broadcast().header("x-ratio", 1.5);
+/// ```
+/// ```compile_fail,E0277
+/// # use notify_protocol::Notification;
+/// Notification::broadcast().header("x-nothing", None::<i64>);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutHeader {
     /// 64-bit signed integer (`l` on the wire).
@@ -116,6 +179,12 @@ impl<'a> From<&'a OutHeader> for HeaderValue<'a> {
 /// The basic properties of a message. None of them changes what a lobby does with it (contract: *Addressing*).
 ///
 /// The property `user-id` is missing on purpose: the broker closes the channel unless it is the publisher's login.
+///
+/// ```
+/// use notify_protocol::Properties;
+/// let properties = Properties::default();
+/// assert_eq!((properties.content_type, properties.delivery_mode), ("application/json", 2));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Properties {
@@ -129,8 +198,10 @@ pub struct Properties {
     pub priority: Option<u8>,
     /// Ties the message to what caused it; at most 255 bytes.
     pub correlation_id: Option<String>,
-    /// Names the message in logs; at most 255 bytes. If missing, the publisher that sends it may fill it in: this
-    /// crate has neither clock nor randomness.
+    /// The queue that answers go to, such as a lobby's receipts; at most 255 bytes.
+    pub reply_to: Option<String>,
+    /// Names the message in logs; at most 255 bytes. If missing, the publisher that sends it fills in a UUID of
+    /// version 7: this crate has neither clock nor randomness.
     pub message_id: Option<String>,
     /// How long the message may wait in a queue: milliseconds in decimal digits, `1` to `4294967295`.
     pub expiration: Option<String>,
@@ -148,6 +219,7 @@ impl Default for Properties {
             delivery_mode: 2,
             priority: None,
             correlation_id: None,
+            reply_to: None,
             message_id: None,
             expiration: None,
             timestamp: None,

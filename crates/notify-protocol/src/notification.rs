@@ -47,35 +47,91 @@ use crate::{
 /// ```compile_fail,E0277
 /// notify_protocol::Notification::to_user(None::<i64>);
 /// ```
+/// ```compile_fail,E0277
+/// notify_protocol::Notification::to_user("42 "); // text is parsed first: `"42".parse::<UserId>()?`
+/// ```
+///
+/// Nor is anything a broadcast that does not say so: a user cannot be left out, and no setter takes one.
+///
+/// ```compile_fail,E0061
+/// notify_protocol::Notification::to_user();
+/// ```
+/// ```compile_fail,E0599
+/// notify_protocol::Notification::default();
+/// ```
+/// ```compile_fail,E0599
+/// notify_protocol::Notification::broadcast().user_id(42);
+/// ```
 #[derive(Debug)]
 pub enum Notification {}
 
 impl Notification {
     /// To every session of one user (contract: *Addressing*).
+    ///
+    /// ```
+    /// use notify_protocol::{Notification, UserId};
+    /// let by_text: UserId = "42".parse()?; // of text only the digits of an id
+    /// let message = Notification::to_user(by_text).raw_json("{}").build()?;
+    /// assert_eq!(message.address().to_string(), "user 42");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_user(user: impl Into<UserId>) -> NotificationBuilder<NoBody> {
         NotificationBuilder::new(Target::User(user.into()))
     }
 
     /// To one channel. Reserved: today's lobbies acknowledge it and send it to nobody (contract: *Addressing*).
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::to_channel("news").raw_json("{}").build()?;
+    /// assert_eq!(message.headers().next(), Some(("channel", "news".into())));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn to_channel(channel: impl Into<String>) -> NotificationBuilder<NoBody> {
         NotificationBuilder::new(Target::Channel(channel.into()))
     }
 
     /// To every player who is logged in (contract: *Addressing*).
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().raw_json("{}").build()?;
+    /// assert_eq!(message.headers().count(), 0);
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn broadcast() -> NotificationBuilder<NoBody> {
         NotificationBuilder::new(Target::Everyone)
     }
 }
 
 /// The builder's state before [`json`](NotificationBuilder::json) or [`raw_json`](NotificationBuilder::raw_json).
+///
+/// ```
+/// use notify_protocol::{NoBody, Notification, NotificationBuilder};
+/// let unfinished: NotificationBuilder<NoBody> = Notification::to_user(42);
+/// assert!(unfinished.raw_json("{}").build().is_ok());
+/// ```
 #[derive(Debug, Clone)]
 pub struct NoBody(());
 
 /// The builder's state with a body, not checked yet.
+///
+/// ```
+/// use notify_protocol::{HasBody, Notification, NotificationBuilder};
+/// let unchecked: NotificationBuilder<HasBody> = Notification::to_user(42).raw_json("no JSON");
+/// assert!(unchecked.build().is_err());
+/// ```
 #[derive(Debug, Clone)]
 pub struct HasBody(Result<Vec<u8>, BuildError>);
 
 /// A message in the making; `B` is [`NoBody`] or [`HasBody`]. Of a setter called twice the last call counts.
+///
+/// ```
+/// # use notify_protocol::Notification;
+/// let message = Notification::broadcast().raw_json("{}").priority(1).priority(2).build()?;
+/// assert_eq!(message.properties().priority, Some(2));
+/// # Ok::<(), notify_protocol::BuildError>(())
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is made before `build`"]
 pub struct NotificationBuilder<B> {
@@ -100,6 +156,20 @@ impl NotificationBuilder<NoBody> {
     }
 
     /// Serializes `value` as the body; it must become a JSON object (a struct or a map with string keys).
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// #[derive(serde::Serialize)]
+    /// struct Notice {
+    ///     command: &'static str,
+    ///     text: String,
+    /// }
+    ///
+    /// let notice = Notice { command: "notice", text: "hi".to_owned() };
+    /// let message = Notification::to_user(42).json(&notice).build()?;
+    /// assert_eq!(message.body(), br#"{"command":"notice","text":"hi"}"#);
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn json<T: Serialize + ?Sized>(self, value: &T) -> NotificationBuilder<HasBody> {
         let body = serde_json::to_vec(value);
         self.with_body(body.map_err(|error| BuildError::BodyNotSerializable { problem: error.to_string() }))
@@ -107,6 +177,13 @@ impl NotificationBuilder<NoBody> {
 
     /// Takes the body as written: one UTF-8 JSON object, which clients get verbatim. `build` checks it as the lobby
     /// will, by [`Body::check`] with default [`Limits`].
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().raw_json(r#"{"n": 1.10, "n": 1e400}"#).build()?;
+    /// assert_eq!(message.body(), br#"{"n": 1.10, "n": 1e400}"#);
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn raw_json(self, json: impl Into<Vec<u8>>) -> NotificationBuilder<HasBody> {
         self.with_body(Ok(json.into()))
     }
@@ -120,42 +197,121 @@ impl NotificationBuilder<NoBody> {
 impl<B> NotificationBuilder<B> {
     /// How long the message may wait in a queue before the broker drops it: more than zero, at most 49.7 days;
     /// sent in milliseconds, rounded up. Default: for ever.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let minute = std::time::Duration::from_secs(60);
+    /// let message = Notification::broadcast().raw_json("{}").expires_in(minute).build()?;
+    /// assert_eq!(message.properties().expiration.as_deref(), Some("60000"));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn expires_in(mut self, expiry: Duration) -> Self {
         self.expires_in = Some(expiry);
         self
     }
 
     /// The AMQP priority. Default: none.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().raw_json("{}").priority(9).build()?;
+    /// assert_eq!(message.properties().priority, Some(9));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn priority(mut self, priority: u8) -> Self {
         self.properties.priority = Some(priority);
         self
     }
 
-    /// Names the message in logs, at most 255 bytes. Default: none; the publisher that sends it may fill it in.
+    /// Names the message in logs, at most 255 bytes. Default: a UUID of version 7, which the publisher that sends
+    /// the message fills in (`notify_amqp::Publisher` does).
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::to_user(42).raw_json("{}").message_id("avatar-4711").build()?;
+    /// assert_eq!(message.properties().message_id.as_deref(), Some("avatar-4711"));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn message_id(mut self, id: impl Into<String>) -> Self {
         self.properties.message_id = Some(id.into());
         self
     }
 
+    /// A UUID of version 7 (RFC 9562, 5.7) as the message id, for publishers that fill in none: milliseconds since
+    /// 1970, of which 48 bits count, and ten random bytes, of which 74 bits count.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let random = [0xab; 10]; // from your generator
+    /// let message = Notification::to_user(42).raw_json("{}").message_id_v7(1_700_000_000_000, random).build()?;
+    /// assert_eq!(message.properties().message_id.as_deref(), Some("018bcfe5-6800-7bab-abab-abababababab"));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
+    pub fn message_id_v7(self, unix_ms: u64, random: [u8; 10]) -> Self {
+        self.message_id(uuid_v7(unix_ms, random))
+    }
+
     /// Ties the message to what caused it, at most 255 bytes. Default: none.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::to_user(42).raw_json("{}").correlation_id("order-12").build()?;
+    /// assert_eq!(message.properties().correlation_id.as_deref(), Some("order-12"));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.properties.correlation_id = Some(id.into());
         self
     }
 
+    /// The queue that answers go to, such as a lobby's receipts: 1 to 255 bytes. Default: none.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::to_user(42).raw_json("{}").reply_to("receipts.my-service").build()?;
+    /// assert_eq!(message.properties().reply_to.as_deref(), Some("receipts.my-service"));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
+    pub fn reply_to(mut self, queue: impl Into<String>) -> Self {
+        self.properties.reply_to = Some(queue.into());
+        self
+    }
+
     /// When the message was made, in seconds (not milliseconds) since 1970. Default: none.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::broadcast().raw_json("{}").timestamp(1_700_000_000).build()?;
+    /// assert_eq!(message.properties().timestamp, Some(1_700_000_000));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn timestamp(mut self, unix_seconds: u64) -> Self {
         self.properties.timestamp = Some(unix_seconds);
         self
     }
 
     /// The publishing application, at most 255 bytes. Default: none.
+    ///
+    /// ```
+    /// # use notify_protocol::Notification;
+    /// let message = Notification::to_user(42).raw_json("{}").app_id("faf-user-service").build()?;
+    /// assert_eq!(message.properties().app_id.as_deref(), Some("faf-user-service"));
+    /// # Ok::<(), notify_protocol::BuildError>(())
+    /// ```
     pub fn app_id(mut self, app: impl Into<String>) -> Self {
         self.properties.app_id = Some(app.into());
         self
     }
 
     /// The W3C trace context, `00-<trace id>-<parent id>-<flags>`, sent as the header `traceparent`. Default: none.
+    ///
+    /// ```
+    /// # use notify_protocol::{BuildError, Notification};
+    /// let here = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// assert!(Notification::broadcast().raw_json("{}").traceparent(here).build().is_ok());
+    /// let error = Notification::broadcast().raw_json("{}").traceparent("here").build().unwrap_err();
+    /// assert!(matches!(error, BuildError::InvalidTraceparent { .. }));
+    /// ```
     pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = Some(traceparent.into());
         self
@@ -163,6 +319,13 @@ impl<B> NotificationBuilder<B> {
 
     /// Adds a header that lobbies ignore. The names of the address (in any spelling), of the trace context and of
     /// the broker's own routing are reserved; a name stands once.
+    ///
+    /// ```
+    /// # use notify_protocol::{BuildError, Notification};
+    /// assert!(Notification::broadcast().raw_json("{}").header("x-operator", "ops").build().is_ok());
+    /// let error = Notification::broadcast().raw_json("{}").header("User-Id", 42).build().unwrap_err();
+    /// assert!(matches!(error, BuildError::ReservedHeader { .. }));
+    /// ```
     pub fn header(mut self, name: impl Into<String>, value: impl Into<OutHeader>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -172,10 +335,17 @@ impl<B> NotificationBuilder<B> {
 impl NotificationBuilder<HasBody> {
     /// Checks everything once and makes the message. Permanent on failure: the same calls fail again.
     ///
+    /// ```
+    /// # use notify_protocol::{BuildError, Notification};
+    /// let error = Notification::to_user(42).raw_json("[]").build().unwrap_err();
+    /// assert_eq!(error, BuildError::BodyNotObject { found: "array" });
+    /// ```
+    ///
     /// # Errors
     /// - `Body…`: the body is not a JSON object of at most
     ///   [`DEFAULT_MAX_BODY_BYTES`](crate::limits::DEFAULT_MAX_BODY_BYTES).
-    /// - [`BuildError::PropertyTooLong`]: message id, correlation id or application id over 255 bytes.
+    /// - [`BuildError::PropertyTooLong`]: message id, correlation id, reply-to or application id over 255 bytes.
+    /// - [`BuildError::PropertyEmpty`]: a reply-to that names no queue.
     /// - [`BuildError::ZeroExpiry`], [`BuildError::ExpiryTooLong`], [`BuildError::TimestampTooLarge`],
     ///   [`BuildError::InvalidTraceparent`]: out of range, or not in the format.
     /// - [`BuildError::InvalidHeaderName`], [`BuildError::ReservedHeader`], [`BuildError::DuplicateHeader`],
@@ -209,13 +379,21 @@ fn checked_body(bytes: Vec<u8>) -> Result<Vec<u8>, BuildError> {
 }
 
 fn check_properties(properties: &Properties) -> Result<(), BuildError> {
-    let Properties { message_id, correlation_id, app_id, timestamp, .. } = properties;
-    let short_strings = [("message-id", message_id), ("correlation-id", correlation_id), ("app-id", app_id)];
+    let Properties { message_id, correlation_id, reply_to, app_id, timestamp, .. } = properties;
+    let short_strings = [
+        ("message-id", message_id),
+        ("correlation-id", correlation_id),
+        ("reply-to", reply_to),
+        ("app-id", app_id),
+    ];
     for (property, value) in short_strings {
         let (len, max) = (value.as_ref().map_or(0, String::len), MAX_SHORT_STRING_BYTES);
         if len > max {
             return Err(BuildError::PropertyTooLong { property, len, max });
         }
+    }
+    if reply_to.as_deref() == Some("") {
+        return Err(BuildError::PropertyEmpty { property: "reply-to" });
     }
     match *timestamp {
         Some(given) if given > MAX_TIMESTAMP_SECONDS => {
@@ -223,6 +401,17 @@ fn check_properties(properties: &Properties) -> Result<(), BuildError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The text of a UUID of version 7 and the variant of RFC 9562.
+fn uuid_v7(unix_ms: u64, random: [u8; 10]) -> String {
+    let [a, b, tail @ ..] = random;
+    let version = 0x7000 | (u16::from_be_bytes([a, b]) & 0x0fff);
+    let tail = u64::from_be_bytes(tail) & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000;
+    let unix_ms = unix_ms & 0xffff_ffff_ffff;
+    let (high, low) = (unix_ms >> 16, unix_ms & 0xffff);
+    let (variant, node) = (tail >> 48, tail & 0xffff_ffff_ffff);
+    format!("{high:08x}-{low:04x}-{version:04x}-{variant:04x}-{node:012x}")
 }
 
 /// Milliseconds in decimal digits, rounded up so that half a millisecond does not become zero.

@@ -1,58 +1,158 @@
-//! Runs every delivery of `testdata/vectors.jsonl` through `decode` and compares with what must become of it.
+//! Runs every delivery of `testdata/vectors.jsonl` through `decode` and compares with what must become of it; then
+//! again through lobbies that are wrong on purpose, each of which must fail.
 //!
 //! Two outcomes are decided elsewhere: `unrouted` by the broker's binding (the routing key), `not_connected` by the
 //! registry. Here a user counts as connected if any vector expects a delivery to that user.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{collections::HashSet, io::Read as _};
+#[path = "vectors/mutants.rs"]
+mod mutants;
+
+use std::{collections::HashSet, io::Read as _, sync::LazyLock};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use flate2::read::ZlibDecoder;
-use notify_protocol::{Address, Body, HeaderValue, Limits, NOTIFY_ROUTING_KEY, decode};
+use notify_protocol::{Address, HeaderValue, Limits, NOTIFY_ROUTING_KEY, decode};
 use serde_json::Value;
 
 const VECTORS: &str = include_str!("../testdata/vectors.jsonl");
 const VECTOR_COUNT: usize = 277;
 
+/// The steps of a lobby that the vectors judge.
+#[derive(Clone, Copy)]
+struct Lobby {
+    name: &'static str,
+    /// Whether deliveries with this routing key arrive at all.
+    is_bound: fn(&str) -> bool,
+    /// Whom a delivery is for and the checked body, or why it is dropped.
+    decode: fn(Headers<'_>, &[u8]) -> Decoded,
+    /// What a client's TCP socket gets for a checked body.
+    encode: fn(&[u8]) -> Vec<u8>,
+}
+
+type Decoded = Result<(To, Vec<u8>), &'static str>;
+type Headers<'a> = Vec<(&'a [u8], HeaderValue<'a>)>;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum To {
+    User(i64),
+    Channel,
+    Everyone,
+}
+
+const REAL: Lobby = Lobby {
+    name: "the lobby",
+    is_bound: |key| key == NOTIFY_ROUTING_KEY,
+    decode: real_decode,
+    encode: real_encode,
+};
+
+fn real_decode(headers: Headers<'_>, body: &[u8]) -> Decoded {
+    let decoded = decode(headers, body, &Limits::default()).map_err(|reason| reason.as_str())?;
+    let to = match decoded.address {
+        Address::User(user) => To::User(user.get()),
+        Address::Channel(_) => To::Channel,
+        Address::Everyone => To::Everyone,
+    };
+    Ok((to, decoded.body.json().to_vec()))
+}
+
+fn real_encode(json: &[u8]) -> Vec<u8> {
+    let limits = Limits { max_body_bytes: usize::MAX };
+    let mut line = Vec::new();
+    notify_protocol::Body::check(json, &limits).unwrap().append_line_to(&mut line);
+    assert_eq!(line.len(), json.len());
+    line.push(b'\n');
+    line
+}
+
 #[test]
 fn every_vector_has_its_outcome() {
-    let vectors: Vec<Value> = VECTORS.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(vectors.len(), VECTOR_COUNT);
-    let connected: HashSet<i64> =
-        vectors.iter().filter_map(|vector| vector["expect"]["target"].as_i64()).collect();
-    assert!(connected.contains(&42) && !connected.contains(&999));
-    let failures: Vec<String> = vectors
-        .iter()
-        .filter_map(|vector| check(vector, &connected).err().map(|why| format!("{}: {why}", vector["id"])))
-        .collect();
+    let failures = failures(&REAL);
     assert!(failures.is_empty(), "{} of {VECTOR_COUNT} fail:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Compares one vector with what happens to it: any outcome of `also_ok` passes, too.
-fn check(vector: &Value, connected: &HashSet<i64>) -> Result<(), String> {
-    let expect = &vector["expect"];
-    let headers = headers(&vector["headers"]);
-    let body = bytes(&vector["body"], &vector["body_enc"]);
-    let (outcome, line) = happens(vector["routing_key"].as_str().unwrap(), &headers, &body, connected);
+#[test]
+fn every_lobby_that_is_wrong_on_purpose_fails_a_vector() {
+    let passing: Vec<_> = mutants::ALL
+        .iter()
+        .filter(|mutant| {
+            let failures = failures(mutant);
+            println!("{}: fails {} of {VECTOR_COUNT}", mutant.name, failures.len());
+            failures.is_empty()
+        })
+        .map(|mutant| mutant.name)
+        .collect();
+    assert!(passing.is_empty(), "no vector notices: {passing:?}");
+}
 
+fn failures(lobby: &Lobby) -> Vec<String> {
+    CASES
+        .iter()
+        .filter_map(|case| check(lobby, case).err().map(|why| format!("{}: {why}", case.id)))
+        .collect()
+}
+
+/// One vector, read.
+struct Case {
+    id: String,
+    routing_key: String,
+    headers: Vec<(Vec<u8>, Header)>,
+    body: Vec<u8>,
+    expect: Value,
+    /// What the client must get to the byte, and the same without insignificant white space.
+    line: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
+    let cases: Vec<_> = VECTORS.lines().map(|line| Case::read(serde_json::from_str(line).unwrap())).collect();
+    assert_eq!(cases.len(), VECTOR_COUNT);
+    cases
+});
+
+/// Whoever gets a message in some vector.
+static CONNECTED: LazyLock<HashSet<i64>> = LazyLock::new(|| {
+    let connected: HashSet<_> = CASES.iter().filter_map(|case| case.expect["target"].as_i64()).collect();
+    assert!(connected.contains(&42) && !connected.contains(&999));
+    connected
+});
+
+impl Case {
+    fn read(mut vector: Value) -> Self {
+        let expect = vector["expect"].take();
+        let body = bytes(&vector["body"], &vector["body_enc"]);
+        let line = expect.get("line").map(|line| (one_line(&body), bytes(line, &expect["line_enc"])));
+        Self {
+            id: vector["id"].as_str().unwrap().to_owned(),
+            routing_key: vector["routing_key"].as_str().unwrap().to_owned(),
+            headers: headers(&vector["headers"]),
+            body,
+            expect,
+            line,
+        }
+    }
+}
+
+/// Compares one vector with what happens to it: any outcome of `also_ok` passes, too.
+fn check(lobby: &Lobby, case: &Case) -> Result<(), String> {
+    let Case { expect, .. } = case;
+    let (outcome, json) = happens(lobby, case);
     let reason_counts = expect["strength"] != "info";
     let also_ok = expect["also_ok"].as_array().into_iter().flatten();
     let expected = outcome.matches(expect, reason_counts);
     if !expected && !also_ok.clone().any(|other| outcome.matches(other, !other["reason"].is_null())) {
         return Err(format!("is {outcome:?}, expected {expect}"));
     }
-    match line {
-        None => Ok(()),
-        Some(line) if line.iter().any(|byte| matches!(byte, b'\n' | b'\r')) => {
-            Err("line holds a line end".into())
-        }
-        Some(line) if line != one_line(&body) => {
-            Err("line differs from the body in more than line ends".into())
-        }
-        Some(line) if compact(&line) != bytes(&expect["line"], &expect["line_enc"]) => {
-            Err("line differs".into())
-        }
+    let Some(json) = json else { return Ok(()) };
+    let (exact, compacted) = case.line.as_ref().ok_or("the vector has no line")?;
+    let sent = (lobby.encode)(&json);
+    let lines: Vec<_> = sent.split_inclusive(|&byte| byte == b'\n').collect();
+    let [line] = lines.as_slice() else { return Err(format!("{} lines instead of one", lines.len())) };
+    match line.strip_suffix(b"\n") {
+        None => Err("the line has no end".into()),
+        Some(line) if line != exact => Err("line differs from the body in more than line ends".into()),
+        Some(line) if compact(line) != *compacted => Err("line differs".into()),
         Some(_) => Ok(()),
     }
 }
@@ -78,37 +178,21 @@ impl Outcome {
     }
 }
 
-/// The outcome, and the client's line without its end if there is one.
-fn happens(
-    routing_key: &str,
-    headers: &[(Vec<u8>, Header)],
-    body: &[u8],
-    connected: &HashSet<i64>,
-) -> (Outcome, Option<Vec<u8>>) {
+/// The outcome, and the checked body where somebody gets it.
+fn happens(lobby: &Lobby, case: &Case) -> (Outcome, Option<Vec<u8>>) {
     // The broker also routes by every string of the header `CC`.
-    let copied = headers.iter().any(|(name, value)| name == b"CC" && value.holds(NOTIFY_ROUTING_KEY));
-    if routing_key != NOTIFY_ROUTING_KEY && !copied {
+    let copied = case.headers.iter().any(|(name, value)| name == b"CC" && value.holds(NOTIFY_ROUTING_KEY));
+    if !(lobby.is_bound)(&case.routing_key) && !copied {
         return (Outcome::Unrouted, None);
     }
-    let wire = headers.iter().map(|(name, value)| (name.as_slice(), value.borrowed()));
-    match decode(wire, body, &Limits::default()) {
-        Err(reason) => (Outcome::Dropped(reason.as_str()), None),
-        Ok(decoded) => match decoded.address {
-            Address::User(user) if !connected.contains(&user.get()) => {
-                (Outcome::Dropped("not_connected"), None)
-            }
-            Address::User(user) => (Outcome::Unicast(user.get()), Some(line(&decoded.body))),
-            Address::Channel(_) => (Outcome::Dropped("channel_reserved"), None),
-            Address::Everyone => (Outcome::Broadcast, Some(line(&decoded.body))),
-        },
+    let wire = case.headers.iter().map(|(name, value)| (name.as_slice(), value.borrowed())).collect();
+    match (lobby.decode)(wire, &case.body) {
+        Err(reason) => (Outcome::Dropped(reason), None),
+        Ok((To::User(user), _)) if !CONNECTED.contains(&user) => (Outcome::Dropped("not_connected"), None),
+        Ok((To::User(user), json)) => (Outcome::Unicast(user), Some(json)),
+        Ok((To::Channel, _)) => (Outcome::Dropped("channel_reserved"), None),
+        Ok((To::Everyone, json)) => (Outcome::Broadcast, Some(json)),
     }
-}
-
-fn line(body: &Body<'_>) -> Vec<u8> {
-    let mut line = Vec::new();
-    body.append_line_to(&mut line);
-    assert_eq!(line.len(), body.len());
-    line
 }
 
 /// A header value that owns its bytes; of an array only its strings are kept.

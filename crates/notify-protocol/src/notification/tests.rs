@@ -53,6 +53,7 @@ fn properties_say_persistent_json_and_what_was_set() {
         .message_id("m-1")
         .raw_json("{}")
         .correlation_id("c-1")
+        .reply_to("answers")
         .timestamp(1_700_000_000)
         .app_id("api")
         .build()
@@ -63,6 +64,7 @@ fn properties_say_persistent_json_and_what_was_set() {
         delivery_mode: 2,
         priority: Some(9),
         correlation_id: Some("c-1".to_owned()),
+        reply_to: Some("answers".to_owned()),
         message_id: Some("m-1".to_owned()),
         expiration: Some("1500".to_owned()),
         timestamp: Some(1_700_000_000),
@@ -130,9 +132,10 @@ fn expiry_is_rounded_up_and_bounded() {
 #[test]
 fn short_strings_end_at_255_bytes() {
     type Set = fn(NotificationBuilder<HasBody>, String) -> NotificationBuilder<HasBody>;
-    let setters: [(&str, Set); 3] = [
+    let setters: [(&str, Set); 4] = [
         ("message-id", |builder, text| builder.message_id(text)),
         ("correlation-id", |builder, text| builder.correlation_id(text)),
+        ("reply-to", |builder, text| builder.reply_to(text)),
         ("app-id", |builder, text| builder.app_id(text)),
     ];
     for (property, set) in setters {
@@ -140,11 +143,24 @@ fn short_strings_end_at_255_bytes() {
         let error = set(ok(), "é".repeat(128)).build().unwrap_err();
         assert_eq!(error, BuildError::PropertyTooLong { property, len: 256, max: 255 });
     }
+    let error = ok().reply_to("").build().unwrap_err();
+    assert_eq!(error, BuildError::PropertyEmpty { property: "reply-to" });
     assert!(ok().header("x".repeat(255), 1).build().is_ok());
     for name in [String::new(), "x".repeat(256)] {
         let error = ok().header(name, 1).build().unwrap_err();
         assert!(matches!(error, BuildError::InvalidHeaderName { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_uuid_of_version_7_holds_the_time_and_the_random_bits() {
+    let id = |ms, random| ok().message_id_v7(ms, random).build().unwrap().properties.message_id.unwrap();
+    // RFC 9562, A.6.
+    let random = [0x0c, 0xc3, 0x18, 0xc4, 0xdc, 0x0c, 0x0c, 0x07, 0x39, 0x8f];
+    assert_eq!(id(0x017f_22e2_79b0, random), "017f22e2-79b0-7cc3-98c4-dc0c0c07398f");
+    assert_eq!(id(0, [0; 10]), "00000000-0000-7000-8000-000000000000");
+    assert_eq!(id(u64::MAX, [0xff; 10]), "ffffffff-ffff-7fff-bfff-ffffffffffff");
+    assert!(id(1, [0xff; 10]) < id(2, [0; 10]), "ids sort by time");
 }
 
 #[test]
