@@ -304,7 +304,7 @@ fn start_consumer(
     let queue = instance_queue(config.exchange.as_str(), instance)
         .map_err(|error| Failure { code: Failure::CONFIG, error: error.into() })?;
     let mut topology = Topology::new(config.exchange.as_str(), queue);
-    topology.expires = config.queue_expires;
+    topology.options.expires = Some(config.queue_expires);
     let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
     if config.ack_batch > 0 {
         consumer.ack_batch = config.ack_batch.min(config.prefetch);

@@ -93,9 +93,10 @@ fn exit_code(error: &ConsumerError) -> u8 {
         ConsumerError::VhostMissing { .. } => Failure::VHOST,
         ConsumerError::Tls { .. } => Failure::TLS,
         ConsumerError::VhostRefused { .. } | ConsumerError::AccessRefused { .. } => Failure::PERMISSION,
-        ConsumerError::TlsSetup(_) | ConsumerError::Credentials(_) | ConsumerError::NameTooLong { .. } => {
-            Failure::CONFIG
-        }
+        ConsumerError::TlsSetup(_)
+        | ConsumerError::Credentials(_)
+        | ConsumerError::ArgumentRefused { .. }
+        | ConsumerError::NameTooLong { .. } => Failure::CONFIG,
         _ => Failure::UNAVAILABLE,
     }
 }
@@ -181,7 +182,7 @@ mod tests {
             (unreachable(), 69),
             (forbidden, 77),
             (ConsumerError::NotFound { call: "queue.bind", text: text.clone() }, 66),
-            (ConsumerError::ArgumentMismatch { kind: "queue", name: "q".into(), text }, 65),
+            (ConsumerError::ArgumentMismatch { kind: "queue", name: "q".into(), difference: None, text }, 65),
             (ConsumerError::TlsSetup(notify_amqp::TlsSetupError::HalfAnIdentity), 78),
             (
                 ConsumerError::Tls {

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = BrokerConfig::new(BrokerUrl::parse(&url)?, "consume_waiting");
     let exchange = format!("consume-waiting-{}", std::process::id());
     let mut topology = Topology::new(&exchange, instance_queue(&exchange, "bench")?);
-    topology.expires = Duration::from_secs(60);
+    topology.options.expires = Some(Duration::from_secs(60));
     let mut config = ConsumerConfig::new(broker.clone(), topology);
     if let Some(batch) = argument(2) {
         config.ack_batch = u16::try_from(batch)?;

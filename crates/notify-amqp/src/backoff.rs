@@ -58,12 +58,17 @@ impl Backoff {
     ///
     /// `random` is any number; all 64 bits count.
     pub fn failed(&mut self, now: Instant, random: u64) -> Duration {
+        self.failed_under(self.policy, now, random)
+    }
+
+    /// The same, with the wait that another policy has after so many failures in a row.
+    pub fn failed_under(&mut self, policy: BackoffPolicy, now: Instant, random: u64) -> Duration {
         if let Some(since) = self.good_since.take()
             && now.saturating_duration_since(since) >= self.policy.stable_after
         {
             self.failures = 0;
         }
-        let ceiling = ceiling(self.policy, self.failures);
+        let ceiling = ceiling(policy, self.failures);
         self.failures = self.failures.saturating_add(1);
         let half = ceiling / 2;
         half + half.mul_f64(random as f64 / u64::MAX as f64)

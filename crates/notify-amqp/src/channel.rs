@@ -12,7 +12,13 @@ use lapin::{
 };
 use tokio::time::timeout;
 
-use crate::{connection::lost, error::ConsumerError, queue_name::QueueName, topology::Topology};
+use crate::{
+    connection::lost,
+    difference::Difference,
+    error::ConsumerError,
+    queue_options::{Argument, Lifetime, QueueOptions},
+    topology::{Declare, Topology},
+};
 
 /// The consumer's channel.
 pub(crate) struct Channel {
@@ -33,28 +39,33 @@ impl Channel {
         self.limited("basic.qos", call).await
     }
 
-    /// Declares exchange, queue and bindings.
+    /// Declares exchange, queue and bindings, or looks whether they are there, as the topology says.
     pub(crate) async fn declare(&self, topology: &Topology) -> Result<(), ConsumerError> {
+        let passive = match topology.declare {
+            Declare::Active => false,
+            Declare::Passive => true,
+            Declare::None => return Ok(()),
+        };
         let exchange = short("exchange name", &topology.exchange)?;
         let queue = short("queue name", topology.queue.as_str())?;
-        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
         let call = "exchange.declare";
         let arguments = FieldTable::default();
-        let declared = self.inner.exchange_declare(exchange, ExchangeKind::Topic, durable, arguments);
-        self.limited(call, declared)
-            .await
-            .map_err(|error| mismatch(error, "exchange", &topology.exchange))?;
+        let declared = self.inner.exchange_declare(exchange, ExchangeKind::Topic, options, arguments);
+        self.limited(call, declared).await.map_err(|error| refused(error, "exchange", topology))?;
 
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        let mut arguments = FieldTable::default();
-        let expires = i64::try_from(topology.expires.as_millis()).unwrap_or(i64::MAX);
-        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
-        let declared = self.inner.queue_declare(queue.clone(), durable, arguments);
-        self.limited("queue.declare", declared)
-            .await
-            .map_err(|error| mismatch(error, "queue", topology.queue.as_str()))?;
+        let options = QueueDeclareOptions {
+            passive,
+            durable: topology.options.durable(),
+            exclusive: topology.options.lifetime == Lifetime::Connection,
+            auto_delete: topology.options.lifetime == Lifetime::WhileConsumed,
+            nowait: false,
+        };
+        let declared = self.inner.queue_declare(queue.clone(), options, table(&topology.options));
+        self.limited("queue.declare", declared).await.map_err(|error| refused(error, "queue", topology))?;
 
-        for (exchange, key) in topology.bindings() {
+        // Bindings cannot be looked for.
+        for (exchange, key) in topology.bindings().filter(|_| !passive) {
             let (exchange, key) = (short("exchange name", exchange)?, short("routing key", key)?);
             let options = QueueBindOptions::default();
             let bound = self.inner.queue_bind(queue.clone(), exchange, key, options, FieldTable::default());
@@ -64,22 +75,12 @@ impl Channel {
     }
 
     /// Starts consuming.
-    pub(crate) async fn consume(
-        &self,
-        queue: &QueueName,
-        exclusive: bool,
-    ) -> Result<lapin::Consumer, ConsumerError> {
-        let name = short("queue name", queue.as_str())?;
+    pub(crate) async fn consume(&self, topology: &Topology) -> Result<lapin::Consumer, ConsumerError> {
+        let name = short("queue name", topology.queue.as_str())?;
+        let exclusive = topology.options.exclusive_consumer;
         let options = BasicConsumeOptions { exclusive, ..Default::default() };
         let call = self.inner.basic_consume(name, ShortString::default(), options, FieldTable::default());
-        self.limited("basic.consume", call).await.map_err(|error| match error {
-            ConsumerError::ExclusiveInUse { text, .. } => ConsumerError::ExclusiveInUse {
-                queue: queue.as_str().into(),
-                instance: queue.instance().map(str::to_owned),
-                text,
-            },
-            other => other,
-        })
+        self.limited("basic.consume", call).await.map_err(|error| in_use(error, topology))
     }
 
     /// Acks one delivery, or all up to it.
@@ -124,17 +125,40 @@ impl Channel {
     }
 }
 
-/// 406 on a declaration means that the thing exists with other properties.
-fn mismatch(error: ConsumerError, kind: &'static str, name: &str) -> ConsumerError {
-    match error {
-        ConsumerError::ChannelClosed { code: 406, text } => {
-            ConsumerError::ArgumentMismatch { kind, name: name.into(), text }
-        }
-        ConsumerError::ExclusiveInUse { text, .. } => {
-            ConsumerError::ExclusiveInUse { queue: name.into(), instance: None, text }
-        }
-        other => other,
+/// The queue's arguments as lapin writes them.
+fn table(options: &QueueOptions) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in options.arguments() {
+        let value = match value {
+            Argument::Number(number) => AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX)),
+            Argument::Bool(flag) => AMQPValue::Boolean(flag),
+            Argument::Text(text) => AMQPValue::LongString(text.into()),
+        };
+        table.insert(name.into(), value);
     }
+    table
+}
+
+/// What a refused declaration means: 406 that the thing exists with other properties, or that it cannot be; 405 that
+/// another connection has the queue for itself.
+fn refused(error: ConsumerError, kind: &'static str, topology: &Topology) -> ConsumerError {
+    let name = if kind == "queue" { topology.queue.as_str() } else { &topology.exchange };
+    match error {
+        ConsumerError::ChannelClosed { code: 406, text } if text.contains("inequivalent") => {
+            let difference = Difference::parse(&text).map(Box::new);
+            ConsumerError::ArgumentMismatch { kind, name: name.into(), difference, text }
+        }
+        ConsumerError::ChannelClosed { code: 406, text } => {
+            ConsumerError::ArgumentRefused { kind, name: name.into(), text }
+        }
+        other => in_use(other, topology),
+    }
+}
+
+fn in_use(error: ConsumerError, topology: &Topology) -> ConsumerError {
+    let ConsumerError::ExclusiveInUse { text, .. } = error else { return error };
+    let instance = topology.queue.instance().map(str::to_owned);
+    ConsumerError::ExclusiveInUse { queue: topology.queue.as_str().into(), instance, text }
 }
 
 /// lapin panics on longer strings.
@@ -144,4 +168,38 @@ fn short(what: &'static str, name: &str) -> Result<ShortString, ConsumerError> {
         name: name.into(),
         len: name.len(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue_name::instance_queue;
+
+    #[test]
+    fn a_declaration_that_is_refused_is_told_by_its_code_and_words() {
+        let topology = Topology::new("e", instance_queue("e", "pod-7").unwrap());
+        let closed = |text: &str| ConsumerError::ChannelClosed { code: 406, text: text.into() };
+        let begin = "PRECONDITION_FAILED -";
+        let there = format!(
+            "{begin} inequivalent arg 'x-expires' for queue 'q' in vhost '/': received none but current is the value '1' of type 'long'"
+        );
+        let ConsumerError::ArgumentMismatch { kind: "queue", difference: Some(difference), .. } =
+            refused(closed(&there), "queue", &topology)
+        else {
+            panic!("no mismatch")
+        };
+        assert_eq!(difference.present.as_deref(), Some("1"));
+        let cannot = format!(
+            "{begin} invalid arg 'x-max-priority' for queue 'q' in vhost '/' of queue type rabbit_quorum_queue"
+        );
+        let error = refused(closed(&cannot), "queue", &topology);
+        assert!(
+            matches!(&error, ConsumerError::ArgumentRefused { name, .. } if name == topology.queue.as_str())
+        );
+        assert!(error.is_permanent());
+        let locked =
+            ConsumerError::ExclusiveInUse { queue: String::new(), instance: None, text: String::new() };
+        let hint = refused(locked, "queue", &topology).hint().unwrap();
+        assert!(hint.contains("pod-7"), "{hint}");
+    }
 }

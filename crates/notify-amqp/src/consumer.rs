@@ -31,14 +31,15 @@ pub struct ConsumerConfig {
     /// At most this many deliveries are unacked at a time (default 200, at least 1). This bounds the
     /// memory, and how many messages come again after a lost connection.
     pub prefetch: u16,
-    /// Whether a second consumer on the queue is refused (default true).
-    pub exclusive: bool,
     /// Completed deliveries that are acked at once (default a quarter of the prefetch, at most 100).
     pub ack_batch: u16,
     /// A completed delivery is acked after this time at the latest (default 5 ms).
     pub ack_delay: Duration,
     /// The waits between attempts.
     pub backoff: BackoffPolicy,
+    /// The waits between attempts while another consumer has the queue (default 1 s, doubled up to 10 s): that may
+    /// take for ever, and each attempt is a login. See [`ConsumerError::ExclusiveInUse`](crate::ConsumerError).
+    pub standby: BackoffPolicy,
     /// How long [`ConsumerHandle::stop`] waits for open deliveries (default 5 s).
     pub stop_timeout: Duration,
 }
@@ -51,10 +52,14 @@ impl ConsumerConfig {
             broker,
             topology,
             prefetch: 200,
-            exclusive: true,
             ack_batch: 50,
             ack_delay: Duration::from_millis(5),
             backoff: BackoffPolicy::default(),
+            standby: BackoffPolicy {
+                base: Duration::from_secs(1),
+                cap: Duration::from_secs(10),
+                ..BackoffPolicy::default()
+            },
             stop_timeout: Duration::from_secs(5),
         }
     }
@@ -101,12 +106,14 @@ impl Consumer {
     /// Starts the consumer's thread, which connects in its own time: see [`ConsumerHandle::status`].
     ///
     /// # Errors
-    /// - [`io::ErrorKind::InvalidInput`]: the prefetch is 0, which would mean no limit.
+    /// - [`io::ErrorKind::InvalidInput`]: the prefetch is 0, which would mean no limit, or the topology has a
+    ///   [`TopologyError`](crate::TopologyError).
     /// - any other: the operating system gave no thread or no event queue.
     pub fn spawn(config: ConsumerConfig, dispatch: impl Dispatch) -> io::Result<ConsumerHandle> {
         if config.prefetch == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "prefetch is 0, expected 1 to 65535"));
         }
+        config.topology.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let stats = Arc::new(ConsumerStats::default());
         let (stop, stop_rx) = watch::channel(false);

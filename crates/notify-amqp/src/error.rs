@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::{credentials::CredentialError, tls::TlsSetupError, tls_problem::TlsProblem};
+use crate::{
+    credentials::CredentialError, difference::Difference, tls::TlsSetupError, tls_problem::TlsProblem,
+};
 
 /// Why the consumer is not consuming.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,13 +122,25 @@ pub enum ConsumerError {
         text: String,
     },
     /// The exchange or queue exists with other properties (406 on a declaration).
-    #[error("{kind} {name:?} exists with other properties: {text}")]
+    #[error("{kind} {name:?} exists with other properties: {}", in_short(.difference, .text))]
     ArgumentMismatch {
         /// `queue` or `exchange`.
         kind: &'static str,
         /// Its name.
         name: String,
-        /// The broker's words: they name the argument, what was asked for and what is there.
+        /// The argument, what was asked for and what is there, where the broker says it as it used to.
+        difference: Option<Box<Difference>>,
+        /// The broker's words.
+        text: String,
+    },
+    /// The broker does not know such a queue or exchange (406 on a declaration, for an argument of its own).
+    #[error("{kind} {name:?} cannot be declared so: {text}")]
+    ArgumentRefused {
+        /// `queue` or `exchange`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The broker's words: they name the argument.
         text: String,
     },
     /// The broker closed the channel for another reason, such as an ack that came too late (406).
@@ -181,6 +195,10 @@ pub enum ConsumerError {
         /// Its length in bytes.
         len: usize,
     },
+}
+
+fn in_short(difference: &Option<Box<Difference>>, text: &str) -> String {
+    difference.as_ref().map_or_else(|| text.to_owned(), ToString::to_string)
 }
 
 fn joined(failures: &[ConsumerError]) -> String {
@@ -244,12 +262,16 @@ impl ConsumerError {
             Self::NotFound { .. } => {
                 "the exchange, the queue, or the cluster node that holds it is gone: create it, or bring the node back".into()
             }
-            Self::ArgumentMismatch { kind: "queue", name, .. } => format!(
-                "delete the queue (`rabbitmqctl delete_queue {name}`, its messages are lost) and it is declared anew, or give this lobby another LOBBY_INSTANCE__NAME"
+            Self::ArgumentMismatch { kind: "queue", name, difference, .. } => format!(
+                "{}delete the queue (`rabbitmqctl delete_queue {name}`, its messages are lost) and it is declared anew, or give this lobby another LOBBY_INSTANCE__NAME; with LOBBY_QUEUE__DECLARE=passive it is used as it is",
+                difference.as_deref().and_then(as_it_is).unwrap_or_default()
             ),
             Self::ArgumentMismatch { kind, name, .. } => format!(
                 "the {kind} must be of type topic and durable: delete {name:?} so that it is declared anew, or choose another LOBBY_BROKER__EXCHANGE"
             ),
+            Self::ArgumentRefused { kind, .. } => {
+                format!("leave the argument out that the broker names, or give the {kind} another type")
+            }
             Self::NameTooLong { what, .. } => format!("shorten the {what}"),
             Self::ChannelClosed { text, .. } if text.contains("acknowledgement") => {
                 "a delivery was held for longer than the broker's consumer timeout: look for work that never ends".into()
@@ -264,6 +286,12 @@ impl ConsumerError {
         })
     }
 
+    /// Whether somebody else consumes from the queue: it is free when that one is gone.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::ExclusiveInUse { .. })
+    }
+
     /// Whether waiting alone will not help: somebody has to change configuration or broker.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
@@ -273,6 +301,7 @@ impl ConsumerError {
             | Self::VhostRefused { .. }
             | Self::AccessRefused { .. }
             | Self::ArgumentMismatch { .. }
+            | Self::ArgumentRefused { .. }
             | Self::TlsSetup(_)
             | Self::NameTooLong { .. } => true,
             Self::Tls { problem, .. } => problem.is_permanent(),
@@ -293,6 +322,24 @@ impl ConsumerError {
             | Self::Cancelled { .. } => false,
         }
     }
+}
+
+/// Which setting makes the declaration fit what is there.
+fn as_it_is(difference: &Difference) -> Option<String> {
+    let setting = match difference.argument.as_str() {
+        "x-expires" => "LOBBY_QUEUE__EXPIRES",
+        "x-message-ttl" => "LOBBY_QUEUE__MESSAGE_TTL",
+        "x-max-length" => "LOBBY_QUEUE__MAX_LENGTH",
+        "x-max-length-bytes" => "LOBBY_QUEUE__MAX_LENGTH_BYTES",
+        "x-overflow" => "LOBBY_QUEUE__OVERFLOW",
+        "x-queue-type" => "LOBBY_QUEUE__TYPE",
+        "x-single-active-consumer" => "LOBBY_QUEUE__SINGLE_ACTIVE_CONSUMER",
+        "x-max-priority" => "LOBBY_QUEUE__MAX_PRIORITY",
+        "x-delivery-limit" => "LOBBY_QUEUE__DELIVERY_LIMIT",
+        "durable" | "exclusive" | "auto_delete" => "LOBBY_QUEUE__MODE and LOBBY_QUEUE__RELIABLE",
+        _ => return None,
+    };
+    Some(format!("set {setting} to what is there, or "))
 }
 
 #[cfg(test)]

@@ -245,6 +245,7 @@ fn is_worth_another_attempt(error: &PublishError) -> bool {
             | ConsumerError::ExclusiveInUse { .. }
             | ConsumerError::NotFound { .. }
             | ConsumerError::ArgumentMismatch { .. }
+            | ConsumerError::ArgumentRefused { .. }
             | ConsumerError::ChannelClosed { .. }
             | ConsumerError::Cancelled { .. }
             | ConsumerError::NameTooLong { .. } => false,

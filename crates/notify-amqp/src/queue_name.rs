@@ -1,7 +1,8 @@
-//! The name of an instance's queue, checked before the broker sees it.
+//! The names of queues, checked before the broker sees them.
 //!
-//! Pure. Every lobby instance has its own queue, because every instance must see every message; the
-//! name is derived from the exchange and the instance, so the same instance finds its queue again.
+//! Pure. Usually every lobby instance has its own queue, because every instance must see every message; the
+//! name is derived from the exchange and the instance, so the same instance finds its queue again. A queue that
+//! instances share has the same name without the instance.
 
 use std::fmt;
 
@@ -24,6 +25,17 @@ pub fn instance_queue(exchange: &str, instance: &str) -> Result<QueueName, Queue
     }
     let name = QueueName::new(format!("{exchange}.lobby.client.notify.{instance}"))?;
     Ok(QueueName { instance: Some(instance.into()), ..name })
+}
+
+/// Returns the name `<exchange>.lobby.client.notify`, of the queue that all instances share.
+///
+/// # Errors
+/// [`QueueNameError`], as for [`instance_queue`].
+pub fn shared_queue(exchange: &str) -> Result<QueueName, QueueNameError> {
+    if exchange.is_empty() {
+        return Err(QueueNameError::EmptyExchange);
+    }
+    QueueName::new(format!("{exchange}.lobby.client.notify"))
 }
 
 /// A queue name the broker accepts: 1 to 255 bytes, without the reserved prefix `amq.`.
@@ -116,6 +128,13 @@ mod tests {
         let queue = instance_queue("faf-lobby", "pod-7").unwrap();
         assert_eq!(queue.as_str(), "faf-lobby.lobby.client.notify.pod-7");
         assert_eq!(queue.instance(), Some("pod-7"));
+    }
+
+    #[test]
+    fn k03_a_shared_queue_is_named_without_an_instance() {
+        let queue = shared_queue("faf-lobby").unwrap();
+        assert_eq!((queue.as_str(), queue.instance()), ("faf-lobby.lobby.client.notify", None));
+        assert_eq!(shared_queue(""), Err(QueueNameError::EmptyExchange));
     }
 
     #[test]

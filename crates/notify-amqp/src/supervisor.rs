@@ -3,7 +3,11 @@
 //! Nothing survives a failure but the queue: connection, channel, topology and consumer are made anew,
 //! because in each of them lapin may look alive and be dead.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -32,6 +36,8 @@ pub(crate) struct Supervisor<D> {
     stats: Arc<ConsumerStats>,
     backoff: Backoff,
     hosts: HostOrder,
+    /// When it last consumed.
+    consumed: Option<Instant>,
 }
 
 impl<D: Dispatch> Supervisor<D> {
@@ -44,7 +50,7 @@ impl<D: Dispatch> Supervisor<D> {
     ) -> Self {
         let backoff = Backoff::new(config.backoff);
         let hosts = config.broker.hosts();
-        Self { config, dispatch, stop, status, stats, backoff, hosts }
+        Self { config, dispatch, stop, status, stats, backoff, hosts, consumed: None }
     }
 
     /// Runs until it is stopped.
@@ -68,7 +74,7 @@ impl<D: Dispatch> Supervisor<D> {
                 },
                 Err(error) => error,
             };
-            let retry_in = self.backoff.failed(Instant::now(), fastrand::u64(..));
+            let retry_in = self.wait_after(&error);
             let attempt = self.backoff.failures();
             let hint = error.hint();
             self.stats.failures.add(1);
@@ -87,6 +93,16 @@ impl<D: Dispatch> Supervisor<D> {
                 () = tokio::time::sleep(retry_in) => {}
             }
         }
+    }
+
+    /// Whoever finds its queue taken waits longer, unless it consumed a moment ago: then it is most likely its own
+    /// old connection that has the queue, until the broker misses two heartbeats.
+    fn wait_after(&mut self, error: &ConsumerError) -> Duration {
+        let now = Instant::now();
+        let own_shadow = self.config.broker.heartbeat * 3;
+        let recently = self.consumed.is_some_and(|end| now.saturating_duration_since(end) < own_shadow);
+        let policy = if error.is_in_use() && !recently { self.config.standby } else { self.config.backoff };
+        self.backoff.failed_under(policy, now, fastrand::u64(..))
     }
 
     /// One round over the hosts, without a wait between them.
@@ -117,7 +133,7 @@ impl<D: Dispatch> Supervisor<D> {
             let channel = Channel::new(connection.channel().await?, connection.user(), call_timeout);
             channel.set_prefetch(config.prefetch).await?;
             channel.declare(&config.topology).await?;
-            let consumer = channel.consume(&config.topology.queue, config.exclusive).await?;
+            let consumer = channel.consume(&config.topology).await?;
             Ok((channel, consumer))
         };
         match prepared.await {
@@ -148,6 +164,7 @@ impl<D: Dispatch> Supervisor<D> {
             acking: None,
         };
         let ended = pump.run().await;
+        self.consumed = Some(Instant::now());
         let mut stopped = Stopped::default();
         if ended.is_ok() {
             self.status.send_replace(ConsumerStatus::Stopping);

@@ -1,14 +1,15 @@
 //! The exchange, the queue and the bindings that a consumer stands on.
 
-use std::time::Duration;
-
-use crate::queue_name::QueueName;
+use crate::{
+    queue_name::QueueName,
+    queue_options::{Lifetime, QueueOptions, QueueOptionsError},
+};
 
 /// What is declared before consuming. Declaring what exists with the same properties changes nothing.
 ///
-/// The exchange is of type topic and durable. The queue is durable, neither exclusive nor auto-delete,
-/// and expires: messages that come while the lobby is away wait for it, and the queue of an instance that
-/// never comes back disappears by itself.
+/// The exchange is of type topic and durable. The queue is what its options say. By default it is durable, neither
+/// exclusive nor auto-delete, and expires: messages that come while the lobby is away wait for it, and the queue of
+/// an instance that never comes back disappears by itself.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Topology {
@@ -20,8 +21,22 @@ pub struct Topology {
     pub routing_keys: Vec<String>,
     /// Bindings to further exchanges, which must exist: only `exchange` is declared (default none).
     pub more_bindings: Vec<Binding>,
-    /// The broker deletes the queue after this time without a consumer (default 10 min).
-    pub expires: Duration,
+    /// What kind of queue it is (default: an instance's own, reliable).
+    pub options: QueueOptions,
+    /// Whether exchange, queue and bindings are made, only looked for, or taken as they are (default active).
+    pub declare: Declare,
+}
+
+/// What is done about exchange, queue and bindings before each time of consuming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Declare {
+    /// They are made where they are missing.
+    #[default]
+    Active,
+    /// Exchange and queue must be there, with whatever properties; bindings cannot be asked for.
+    Passive,
+    /// The queue is consumed from as it is. The user needs no permission but to read it.
+    None,
 }
 
 impl Topology {
@@ -33,8 +48,21 @@ impl Topology {
             queue,
             routing_keys: vec![notify_protocol::NOTIFY_ROUTING_KEY.into()],
             more_bindings: Vec::new(),
-            expires: Duration::from_secs(600),
+            options: QueueOptions::default(),
+            declare: Declare::Active,
         }
+    }
+
+    /// Checks what the broker would refuse, before anything connects.
+    ///
+    /// # Errors
+    /// [`TopologyError`]: which two things do not go together.
+    pub fn check(&self) -> Result<(), TopologyError> {
+        self.options.check()?;
+        if self.options.lifetime == Lifetime::Connection && self.declare != Declare::Active {
+            return Err(TopologyError::ExclusiveNotDeclared);
+        }
+        Ok(())
     }
 
     /// Every binding as exchange and routing key, in the order in which they are made.
@@ -56,10 +84,25 @@ pub struct Binding {
     pub routing_keys: Vec<String>,
 }
 
+/// Why a topology cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopologyError {
+    /// The queue's options do not go together.
+    #[error(transparent)]
+    Options(#[from] QueueOptionsError),
+    /// An exclusive queue is there only once this consumer has declared it.
+    #[error(
+        "an exclusive queue must be declared by its consumer: choose active declarations, or a reliable queue"
+    )]
+    ExclusiveNotDeclared,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::queue_name::instance_queue;
+    use crate::queue_options::QueueMode;
 
     #[test]
     fn f04_every_key_of_every_exchange_is_a_binding() {
@@ -77,5 +120,18 @@ mod tests {
             ("maps", "map.removed"),
         ];
         assert_eq!(bindings, expected);
+    }
+
+    #[test]
+    fn f06_an_exclusive_queue_is_declared_by_its_consumer() {
+        let mut topology = Topology::new("players", instance_queue("players", "pod-7").unwrap());
+        topology.options = QueueOptions::new(QueueMode::PerInstance, false);
+        assert_eq!(topology.check(), Ok(()));
+        for declare in [Declare::Passive, Declare::None] {
+            topology.declare = declare;
+            assert_eq!(topology.check(), Err(TopologyError::ExclusiveNotDeclared));
+        }
+        topology.options = QueueOptions::default();
+        assert_eq!(topology.check(), Ok(()));
     }
 }

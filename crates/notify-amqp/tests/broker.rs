@@ -12,6 +12,8 @@ mod connecting;
 mod consuming;
 #[path = "broker/management.rs"]
 mod management;
+#[path = "broker/modes.rs"]
+mod modes;
 #[path = "broker/poison.rs"]
 mod poison;
 #[path = "broker/proxy.rs"]

@@ -90,6 +90,19 @@ impl Raw {
         self.call(50, 10, &[vec![0, 0], short(queue), vec![bits], sized(arguments)].concat());
     }
 
+    /// Declares with these bits (passive 1, durable 2, exclusive 4, auto-delete 8); the code of a refusal, after
+    /// which the channel is closed.
+    pub fn try_declare_queue(&mut self, queue: &str, bits: u8, arguments: &[u8]) -> Result<(), u16> {
+        let arguments = [vec![0, 0], short(queue), vec![bits], sized(arguments)].concat();
+        self.send_method(1, 50, 10, &arguments);
+        let reply = self.read_method();
+        if reply[..4] == [0, 50, 0, 11] {
+            return Ok(());
+        }
+        assert_eq!(reply[..4], [0, 20, 0, 40], "channel.close");
+        Err(u16::from_be_bytes([reply[4], reply[5]]))
+    }
+
     pub fn delete_queue(&mut self, queue: &str) {
         self.call(50, 40, &[vec![0, 0], short(queue), vec![0]].concat());
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use notify_amqp::{
-    BrokerConfig, BrokerUrl, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, Delivery, Ticket,
-    Topology, instance_queue,
+    BrokerConfig, BrokerUrl, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, Delivery, QueueMode,
+    QueueOptions, Ticket, Topology, instance_queue, shared_queue,
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -84,6 +84,14 @@ impl Rig {
         let broker = BrokerConfig::new(url, format!("test {}", self.exchange));
         let queue = instance_queue(&self.exchange, &self.instance).unwrap();
         ConsumerConfig::new(broker, Topology::new(self.exchange.clone(), queue))
+    }
+
+    /// The same exchange with the queue that all instances share.
+    pub fn shared(&self, mode: QueueMode, reliable: bool) -> ConsumerConfig {
+        let mut config = self.config();
+        config.topology = Topology::new(self.exchange.clone(), shared_queue(&self.exchange).unwrap());
+        config.topology.options = QueueOptions::new(mode, reliable);
+        config
     }
 
     /// Publishes the numbers as bodies.

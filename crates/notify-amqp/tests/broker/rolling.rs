@@ -71,7 +71,7 @@ async fn two_hundred_instances_with_random_names_leave_no_queue_behind() {
 fn expiring(rig: &Rig, instance: &str) -> ConsumerConfig {
     let mut config = rig.config();
     config.topology = Topology::new(rig.exchange.clone(), instance_queue(&rig.exchange, instance).unwrap());
-    config.topology.expires = EXPIRES;
+    config.topology.options.expires = Some(EXPIRES);
     config
 }
 
