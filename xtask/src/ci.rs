@@ -12,10 +12,11 @@ use crate::build::cargo;
 use crate::{documents, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
-const DEPENDENCY_RULES: [(&str, &[&str]); 4] = [
+const DEPENDENCY_RULES: [(&str, &[&str]); 5] = [
     ("notify-protocol", &["tokio", "lapin", "notify-amqp", "lobby-sessions"]),
     ("notify-amqp", &["lobby-sessions", "lobby-bin"]),
     ("lobby-sessions", &["notify-amqp", "lapin", "lobby-bin"]),
+    ("lobby-testing", &["notify-amqp", "lapin", "lobby-bin"]),
     ("xtask", &["notify-amqp", "lobby-sessions", "lobby-bin"]),
 ];
 
