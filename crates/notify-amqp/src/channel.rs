@@ -13,9 +13,10 @@ use lapin::{
 use tokio::time::timeout;
 
 use crate::{
-    connection::lost,
+    connection::{Connection, lost},
     difference::Difference,
     error::ConsumerError,
+    queue_name::QueueName,
     queue_options::{Argument, Lifetime, QueueOptions},
     topology::{Declare, Topology},
 };
@@ -31,6 +32,11 @@ impl Channel {
     /// Wraps an open channel of a connection that `user` logged in to.
     pub(crate) fn new(inner: lapin::Channel, user: &str, call_timeout: Duration) -> Self {
         Self { inner, user: user.into(), call_timeout }
+    }
+
+    /// Opens a channel of `connection`.
+    pub(crate) async fn of(connection: &Connection, call_timeout: Duration) -> Result<Self, ConsumerError> {
+        Ok(Self::new(connection.channel().await?, connection.user(), call_timeout))
     }
 
     /// Bounds the deliveries that may be unacked.
@@ -65,13 +71,30 @@ impl Channel {
         self.limited("queue.declare", declared).await.map_err(|error| refused(error, "queue", topology))?;
 
         // Bindings cannot be looked for.
-        for (exchange, key) in topology.bindings().filter(|_| !passive) {
+        if passive { Ok(()) } else { self.bind(topology).await }
+    }
+
+    /// Makes the bindings; one that is there stays as it is.
+    pub(crate) async fn bind(&self, topology: &Topology) -> Result<(), ConsumerError> {
+        let queue = short("queue name", topology.queue.as_str())?;
+        for (exchange, key) in topology.bindings() {
             let (exchange, key) = (short("exchange name", exchange)?, short("routing key", key)?);
             let options = QueueBindOptions::default();
             let bound = self.inner.queue_bind(queue.clone(), exchange, key, options, FieldTable::default());
             self.limited("queue.bind", bound).await?;
         }
         Ok(())
+    }
+
+    /// How many consume the queue. Declares nothing.
+    ///
+    /// # Errors
+    /// [`ConsumerError::NotFound`]: there is no such queue, or its node is down.
+    pub(crate) async fn consumers(&self, queue: &QueueName) -> Result<u32, ConsumerError> {
+        let name = short("queue name", queue.as_str())?;
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let call = self.inner.queue_declare(name, options, FieldTable::default());
+        Ok(self.limited("queue.declare", call).await?.consumer_count())
     }
 
     /// Starts consuming.
@@ -162,7 +185,7 @@ fn in_use(error: ConsumerError, topology: &Topology) -> ConsumerError {
 }
 
 /// lapin panics on longer strings.
-fn short(what: &'static str, name: &str) -> Result<ShortString, ConsumerError> {
+pub(crate) fn short(what: &'static str, name: &str) -> Result<ShortString, ConsumerError> {
     ShortString::try_new(name).map_err(|_| ConsumerError::NameTooLong {
         what,
         name: name.into(),

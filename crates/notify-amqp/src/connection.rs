@@ -113,6 +113,11 @@ impl Connection {
         self.inner.status().connected()
     }
 
+    /// Whether the broker stopped reading from this connection, which publishes, because of an alarm.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.inner.status().blocked()
+    }
+
     /// The heartbeat agreed with the broker; `None` if it has none.
     pub(crate) fn heartbeat(&self) -> Option<Duration> {
         let seconds = self.inner.configuration().heartbeat();

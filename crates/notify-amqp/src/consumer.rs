@@ -13,6 +13,7 @@ use crate::{
     backoff::BackoffPolicy,
     broker::BrokerConfig,
     delivery::Delivery,
+    self_check::{SelfCheck, SelfCheckConfig},
     settlement::Ticket,
     stats::ConsumerStats,
     status::{ConsumerStatus, Stopped},
@@ -40,6 +41,9 @@ pub struct ConsumerConfig {
     /// The waits between attempts while another consumer has the queue (default 1 s, doubled up to 10 s): that may
     /// take for ever, and each attempt is a login. See [`ConsumerError::ExclusiveInUse`](crate::ConsumerError).
     pub standby: BackoffPolicy,
+    /// Whether and how the consumer looks whether messages come through (default `None`: not at all). It needs a
+    /// queue that only this consumer consumes, and a user who may publish to the exchange.
+    pub self_check: Option<SelfCheckConfig>,
     /// How long [`ConsumerHandle::stop`] waits for open deliveries (default 5 s).
     pub stop_timeout: Duration,
 }
@@ -60,6 +64,7 @@ impl ConsumerConfig {
                 cap: Duration::from_secs(10),
                 ..BackoffPolicy::default()
             },
+            self_check: None,
             stop_timeout: Duration::from_secs(5),
         }
     }
@@ -106,20 +111,25 @@ impl Consumer {
     /// Starts the consumer's thread, which connects in its own time: see [`ConsumerHandle::status`].
     ///
     /// # Errors
-    /// - [`io::ErrorKind::InvalidInput`]: the prefetch is 0, which would mean no limit, or the topology has a
-    ///   [`TopologyError`](crate::TopologyError).
+    /// - [`io::ErrorKind::InvalidInput`]: the prefetch is 0, which would mean no limit, the topology has a
+    ///   [`TopologyError`](crate::TopologyError), or the self-check a [`SelfCheckError`](crate::SelfCheckError).
     /// - any other: the operating system gave no thread or no event queue.
     pub fn spawn(config: ConsumerConfig, dispatch: impl Dispatch) -> io::Result<ConsumerHandle> {
         if config.prefetch == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "prefetch is 0, expected 1 to 65535"));
         }
         config.topology.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        if let Some(check) = &config.self_check {
+            let fits = check.check(&config.topology.options);
+            fits.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let stats = Arc::new(ConsumerStats::default());
         let (stop, stop_rx) = watch::channel(false);
         let (status_tx, status) = watch::channel(ConsumerStatus::Connecting { attempt: 1 });
         let (ended_tx, ended) = oneshot::channel();
         let supervisor = Supervisor::new(config, dispatch, stop_rx, status_tx.clone(), stats.clone());
+        let self_check = supervisor.self_check();
         let thread = thread::Builder::new().name("amqp-consumer".into()).spawn(move || {
             let stopped = runtime.block_on(supervisor.run());
             // A name lookup that hangs must not keep the thread.
@@ -127,7 +137,7 @@ impl Consumer {
             status_tx.send_replace(ConsumerStatus::Stopped);
             let _ = ended_tx.send(stopped);
         })?;
-        Ok(ConsumerHandle { stop, status, stats, ended, thread })
+        Ok(ConsumerHandle { stop, status, stats, self_check, ended, thread })
     }
 }
 
@@ -137,6 +147,7 @@ pub struct ConsumerHandle {
     stop: watch::Sender<bool>,
     status: watch::Receiver<ConsumerStatus>,
     stats: Arc<ConsumerStats>,
+    self_check: Option<SelfCheck>,
     ended: oneshot::Receiver<Stopped>,
     thread: thread::JoinHandle<()>,
 }
@@ -152,6 +163,12 @@ impl ConsumerHandle {
     #[must_use]
     pub fn stats(&self) -> Arc<ConsumerStats> {
         self.stats.clone()
+    }
+
+    /// The self-check, where it is configured.
+    #[must_use]
+    pub fn self_check(&self) -> Option<SelfCheck> {
+        self.self_check.clone()
     }
 
     /// Stops consuming, waits at most `stop_timeout` for deliveries that are still being worked on, acks

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use crate::{
-    credentials::CredentialError, difference::Difference, tls::TlsSetupError, tls_problem::TlsProblem,
+    credentials::CredentialError, difference::Difference, self_check::SelfCheckFault, tls::TlsSetupError,
+    tls_problem::TlsProblem,
 };
 
 /// Why the consumer is not consuming.
@@ -185,6 +186,9 @@ pub enum ConsumerError {
         /// The queue.
         queue: String,
     },
+    /// The connection stands, and yet nothing can come through it.
+    #[error("the self-check found that {0}")]
+    SelfCheck(SelfCheckFault),
     /// A name in the configuration cannot go on the wire.
     #[error("{what} {name:?} is {len} bytes, limit 255")]
     NameTooLong {
@@ -282,7 +286,8 @@ impl ConsumerError {
             | Self::HeartbeatMissed { .. }
             | Self::TimedOut { .. }
             | Self::HandshakeClosed { .. }
-            | Self::Cancelled { .. } => return None,
+            | Self::Cancelled { .. }
+            | Self::SelfCheck(_) => return None,
         })
     }
 
@@ -319,7 +324,8 @@ impl ConsumerError {
             | Self::ConnectionLost { .. }
             | Self::HeartbeatMissed { .. }
             | Self::TimedOut { .. }
-            | Self::Cancelled { .. } => false,
+            | Self::Cancelled { .. }
+            | Self::SelfCheck(_) => false,
         }
     }
 }

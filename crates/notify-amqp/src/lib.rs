@@ -29,6 +29,10 @@
 //! delivery goes from the tap to lapin (`stream`). Around it, `supervisor` makes `connection`, `channel` and
 //! topology anew after every failure and waits in between (`backoff`).
 //!
+//! With a self-check ([`SelfCheckConfig`]) the `patrol` walks beside each connection: it publishes canaries (`canary`,
+//! on a `canary_line` of their own), the pump takes them out before the dispatch, and `hearing` makes of both whether
+//! the consumer hears.
+//!
 //! # What is promised
 //!
 //! - A delivery is acked only after its ticket was dropped, and never on another channel than its own.
@@ -36,6 +40,7 @@
 //! - No message stops the consumer: what lapin's parser cannot read is repaired or replaced before it.
 //! - No call to the broker is without a time limit; a silent broker is given up after two heartbeats.
 //! - At most `prefetch` deliveries are in memory.
+//! - With a self-check: a consumer that looks connected and hears nothing says so, and connects again.
 //!
 //! # TLS and logs
 //!
@@ -47,6 +52,8 @@
 mod backoff;
 mod broker;
 mod broker_url;
+mod canary;
+mod canary_line;
 mod channel;
 mod channel_pool;
 mod connection;
@@ -59,8 +66,10 @@ mod difference;
 mod error;
 mod frame_filter;
 mod guarded_dispatch;
+mod hearing;
 mod host;
 mod intake;
+mod patrol;
 mod properties;
 mod publish_error;
 mod publisher;
@@ -68,6 +77,7 @@ mod pump;
 mod queue_name;
 mod queue_options;
 mod repair;
+mod self_check;
 mod settlement;
 mod stats;
 mod status;
@@ -83,11 +93,13 @@ mod wire;
 pub use backoff::{Backoff, BackoffPolicy};
 pub use broker::{BrokerConfig, UNVERIFIED};
 pub use broker_url::{BrokerUrl, BrokerUrlError};
+pub use canary::canary_key;
 pub use consumer::{Consumer, ConsumerConfig, ConsumerHandle, Dispatch};
 pub use credentials::{CredentialError, CredentialProblem, CredentialSource, Login};
 pub use delivery::Delivery;
 pub use difference::Difference;
 pub use error::ConsumerError;
+pub use hearing::{Hindrance, SelfCheckVerdict};
 pub use host::{Host, HostError};
 pub use publish_error::{PublishError, PublishStage};
 pub use publisher::{Published, Publisher, PublisherConfig};
@@ -95,6 +107,7 @@ pub use queue_name::{MAX_QUEUE_NAME_BYTES, QueueName, QueueNameError, instance_q
 pub use queue_options::{
     Argument, Lifetime, Overflow, QueueMode, QueueOptions, QueueOptionsError, QueueType,
 };
+pub use self_check::{SelfCheck, SelfCheckConfig, SelfCheckError, SelfCheckFault};
 pub use settlement::Ticket;
 pub use stats::{ConsumerStats, Count};
 pub use status::{ConsumerStatus, Stopped};

@@ -248,6 +248,7 @@ fn is_worth_another_attempt(error: &PublishError) -> bool {
             | ConsumerError::ArgumentRefused { .. }
             | ConsumerError::ChannelClosed { .. }
             | ConsumerError::Cancelled { .. }
+            | ConsumerError::SelfCheck(_)
             | ConsumerError::NameTooLong { .. } => false,
         },
         PublishError::Unroutable { .. }

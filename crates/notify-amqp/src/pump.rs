@@ -24,6 +24,7 @@ use crate::{
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
     intake::Intake,
+    self_check::Monitor,
     settlement::Settlement,
     stats::ConsumerStats,
     status::Stopped,
@@ -44,6 +45,10 @@ pub(crate) struct Pump<'a, D> {
     pub(crate) settlement: Arc<Settlement>,
     pub(crate) dispatch: GuardedDispatch<'a, D>,
     pub(crate) stats: &'a ConsumerStats,
+    /// Takes the canaries out, where there is a self-check.
+    pub(crate) monitor: Option<&'a Monitor>,
+    /// Tags of canaries that are not acked yet: they count as no delivery.
+    pub(crate) canaries: VecDeque<u64>,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) redelivered: Redelivered,
     /// Came, and not dispatched yet.
@@ -87,9 +92,16 @@ struct Sources<'t, S> {
 }
 
 impl<D: Dispatch> Pump<'_, D> {
-    /// Dispatches and acks until the consumer is stopped (`Ok`) or something breaks.
-    pub(crate) async fn run(&mut self) -> Result<(), ConsumerError> {
-        let ended = self.run_until_it_ends().await;
+    /// Dispatches and acks until the consumer is stopped (`Ok`), something breaks, or `fault` is found.
+    pub(crate) async fn run(
+        &mut self,
+        fault: impl Future<Output = ConsumerError>,
+    ) -> Result<(), ConsumerError> {
+        let ended = tokio::select! {
+            biased;
+            ended = self.run_until_it_ends() => ended,
+            error = fault => Err(error),
+        };
         self.waiting.clear(); // unacked: it goes back to the queue
         self.dispatch.end_burst();
         self.redelivered.log();
@@ -189,6 +201,10 @@ impl<D: Dispatch> Pump<'_, D> {
             let reason = format!("delivery tag {} where {} was expected", gap.tag, gap.expected);
             ConsumerError::ConnectionLost { reason }
         })?;
+        if self.monitor.is_some_and(|monitor| monitor.takes(&delivery)) {
+            self.canaries.push_back(delivery.tag());
+            return Ok(false);
+        }
         self.stats.deliveries.add(1);
         if delivery.redelivered() {
             self.stats.redelivered.add(1);
@@ -225,10 +241,19 @@ impl<D: Dispatch> Pump<'_, D> {
     /// The ack that was on its way is written.
     fn acked(&mut self) {
         if let Some(Acking { ack, .. }) = self.acking.take() {
-            self.stats.acked.add(ack.messages);
+            self.stats.acked.add(ack.messages - self.canaries_acked(ack.tag));
             self.stats.ack_frames.add(1);
             self.stats.unacked.set(self.settlement.unacked() as u64);
         }
+    }
+
+    /// How many of the deliveries up to `tag` that were not acked before were canaries.
+    fn canaries_acked(&mut self, tag: u64) -> u64 {
+        let mut canaries = 0;
+        while self.canaries.pop_front_if(|canary| *canary <= tag).is_some() {
+            canaries += 1;
+        }
+        canaries
     }
 
     /// Looks after what nobody tells us: a silent broker, a channel that lapin gave up without a word.
@@ -290,7 +315,7 @@ impl<D: Dispatch> Pump<'_, D> {
         self.finish_ack().await?;
         for tag in self.settlement.completed_behind_gap() {
             self.channel.ack(tag, false).await?;
-            self.stats.acked.add(1);
+            self.stats.acked.add(u64::from(!self.canaries.contains(&tag)));
             self.stats.ack_frames.add(1);
         }
         Ok(())

@@ -21,7 +21,9 @@ use crate::{
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
     host::HostOrder,
+    patrol::Patrol,
     pump::{Pump, Redelivered},
+    self_check::SelfCheck,
     settlement::Settlement,
     stats::ConsumerStats,
     status::{ConsumerStatus, Stopped},
@@ -38,11 +40,12 @@ pub(crate) struct Supervisor<D> {
     hosts: HostOrder,
     /// When it last consumed.
     consumed: Option<Instant>,
+    patrol: Option<Patrol>,
 }
 
 impl<D: Dispatch> Supervisor<D> {
     pub(crate) fn new(
-        config: ConsumerConfig,
+        mut config: ConsumerConfig,
         dispatch: D,
         stop: watch::Receiver<bool>,
         status: watch::Sender<ConsumerStatus>,
@@ -50,11 +53,26 @@ impl<D: Dispatch> Supervisor<D> {
     ) -> Self {
         let backoff = Backoff::new(config.backoff);
         let hosts = config.broker.hosts();
-        Self { config, dispatch, stop, status, stats, backoff, hosts, consumed: None }
+        let check = config.self_check.clone();
+        let patrol = check.map(|check| Patrol::new(&check, &mut config, stats.clone()));
+        Self { config, dispatch, stop, status, stats, backoff, hosts, consumed: None, patrol }
+    }
+
+    /// The self-check, where it is configured.
+    pub(crate) fn self_check(&self) -> Option<SelfCheck> {
+        self.patrol.as_ref().map(|patrol| SelfCheck::new(patrol.monitor().clone()))
     }
 
     /// Runs until it is stopped.
     pub(crate) async fn run(mut self) -> Stopped {
+        let stopped = self.run_until_stopped().await;
+        if let Some(patrol) = &mut self.patrol {
+            patrol.stop().await;
+        }
+        stopped
+    }
+
+    async fn run_until_stopped(&mut self) -> Stopped {
         if let Some(warning) = self.config.broker.warning() {
             warn!(warning);
         }
@@ -130,7 +148,7 @@ impl<D: Dispatch> Supervisor<D> {
         let config = &self.config;
         let prepared = async {
             let call_timeout = config.broker.call_timeout;
-            let channel = Channel::new(connection.channel().await?, connection.user(), call_timeout);
+            let channel = Channel::of(&connection, call_timeout).await?;
             channel.set_prefetch(config.prefetch).await?;
             channel.declare(&config.topology).await?;
             let consumer = channel.consume(&config.topology).await?;
@@ -149,6 +167,10 @@ impl<D: Dispatch> Supervisor<D> {
     async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerError> {
         let Session { connection, channel, consumer, host } = session;
         let settlement = Arc::new(Settlement::new(self.config.prefetch, self.config.ack_batch));
+        let monitor = self.patrol.as_ref().map(|patrol| patrol.monitor().clone());
+        if let Some(monitor) = &monitor {
+            monitor.begin();
+        }
         self.announce(host);
         let mut pump = Pump {
             config: &self.config,
@@ -158,12 +180,21 @@ impl<D: Dispatch> Supervisor<D> {
             settlement: settlement.clone(),
             dispatch: GuardedDispatch::new(&mut self.dispatch, &self.stats),
             stats: &self.stats,
+            monitor: monitor.as_deref(),
+            canaries: VecDeque::new(),
             stop: self.stop.clone(),
             redelivered: Redelivered::default(),
             waiting: VecDeque::new(),
             acking: None,
         };
-        let ended = pump.run().await;
+        let ended = match &mut self.patrol {
+            Some(patrol) => {
+                let ended = pump.run(patrol.watch(&connection)).await;
+                patrol.monitor().end();
+                ended
+            }
+            None => pump.run(std::future::pending()).await,
+        };
         self.consumed = Some(Instant::now());
         let mut stopped = Stopped::default();
         if ended.is_ok() {

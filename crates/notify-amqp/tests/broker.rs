@@ -30,7 +30,11 @@ mod refusals;
 mod rig;
 #[path = "broker/rolling.rs"]
 mod rolling;
+#[path = "broker/self_check.rs"]
+mod self_check;
 #[path = "broker/stopping.rs"]
 mod stopping;
+#[path = "broker/swallowing.rs"]
+mod swallowing;
 #[path = "broker/tls.rs"]
 mod tls;

@@ -75,6 +75,11 @@ impl Proxy {
         }
     }
 
+    /// Says it only to the client that connected last.
+    pub fn say_to_last(&self, bytes: &[u8]) {
+        self.shared.clients.lock().unwrap().last_mut().unwrap().write_all(bytes).unwrap();
+    }
+
     /// Holds back what the broker says.
     pub fn hold(&self) {
         *self.shared.held.lock().unwrap() = Some(Vec::new());
