@@ -7,9 +7,7 @@ use std::{
 
 use anyhow::Context;
 use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
-use notify_amqp::{
-    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, Ticket, Topology, instance_queue,
-};
+use notify_amqp::{BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, Ticket};
 use notify_protocol::{Limits, UserId};
 use tokio::{
     net::TcpListener,
@@ -24,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Failure, admin,
-    config::{Address, Config, connection},
+    config::{Address, Config, connection, topology},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
@@ -300,17 +298,14 @@ fn start_consumer(
     sessions: &Arc<Sessions<Ticket>>,
     outcomes: &Arc<Outcomes>,
 ) -> Result<ConsumerHandle, Failure> {
-    let instance = config.instance_name.as_str();
-    let queue = instance_queue(config.exchange.as_str(), instance)
-        .map_err(|error| Failure { code: Failure::CONFIG, error: error.into() })?;
-    let mut topology = Topology::new(config.exchange.as_str(), queue);
-    topology.options.expires = Some(config.queue_expires);
+    let topology = topology(config)?;
     let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
     if config.ack_batch > 0 {
         consumer.ack_batch = config.ack_batch.min(config.prefetch);
     }
     consumer.ack_delay = config.ack_delay;
     consumer.backoff = BackoffPolicy { cap: config.reconnect_max, ..BackoffPolicy::default() };
+    consumer.standby.cap = config.standby_retry_max;
     consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
     let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, Arc::clone(outcomes));

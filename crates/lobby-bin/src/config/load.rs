@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    broker,
+    broker, queue,
     settings::{Config, SETTINGS, Setting},
     value::without_login,
 };
@@ -24,6 +24,9 @@ const FAF_VARIABLES: [(&str, &str); 6] = [
     ("MQ_PASSWORD", "password"),
     ("MQ_VHOST", "vhost"),
 ];
+
+/// Former names of keys, and what they are now.
+const RENAMED: [(&str, &str); 1] = [("broker.queue_expires", "queue.expires")];
 
 /// What the configuration is made from.
 #[derive(Debug, Default)]
@@ -108,6 +111,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     }
     broker::settle(&mut loaded.config, &mut loaded.values)?;
     check_together(&loaded.config)?;
+    queue::topology(&loaded.config)?;
     Ok(loaded)
 }
 
@@ -211,6 +215,9 @@ fn set(
     value: &str,
     origin: Origin,
 ) -> Result<(), ConfigError> {
+    let name = format!("{section}.{key}");
+    let renamed = RENAMED.iter().find(|(former, _)| *former == name).and_then(|(_, now)| now.split_once('.'));
+    let (section, key) = renamed.unwrap_or((section, key));
     let setting = Setting::find(section, key).ok_or_else(|| unknown(section, key, &origin))?;
     setting.apply(&mut loaded.config, value).map_err(|problem| ConfigError::BadValue {
         key: setting.name(),

@@ -3,11 +3,13 @@
 mod broker;
 mod load;
 mod print;
+mod queue;
 mod settings;
 mod value;
 
 pub use broker::connection;
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use print::{default_file, effective, markdown_table};
+pub use queue::topology;
 pub use settings::Config;
 pub use value::{Address, LogFormat, Secret, parse_duration, without_login};

@@ -6,13 +6,15 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use lobby_sessions::{DuplicateLogin, FrameKind, OverflowPolicy};
-use notify_amqp::{BrokerUrl, Login};
+use notify_amqp::{BrokerUrl, Declare, Login, Overflow, QueueMode, QueueType};
 use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
 use super::{
     broker::BrokerFields,
+    queue::QueueFields,
     value::{
-        Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_hosts, parse_pairs,
+        Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_hosts, parse_list,
+        parse_pairs,
     },
 };
 use crate::doorkeeper::{Limits, Rate};
@@ -22,6 +24,8 @@ use crate::doorkeeper::{Limits, Rate};
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     pub instance_name: Name,
+    /// Whether that is one that no other start will have.
+    pub instance_random: bool,
     /// With what the fields replace in it.
     pub broker_url: BrokerUrl,
     pub broker: BrokerFields,
@@ -35,7 +39,8 @@ pub struct Config {
     pub reconnect_max: Duration,
     pub ack_batch: u16,
     pub ack_delay: Duration,
-    pub queue_expires: Duration,
+    pub queue: QueueFields,
+    pub standby_retry_max: Duration,
     pub max_body: ByteSize,
     pub tcp: Address,
     pub websocket: Address,
@@ -170,6 +175,11 @@ fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
+/// Nothing for an empty text.
+fn set<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
 const YES_NO: [(&str, bool); 2] = [("true", true), ("false", false)];
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -193,8 +203,11 @@ macro_rules! settings {
 }
 
 settings! {
-    instance.name = "", "Names this instance's queue; empty means the host's name (the pod's name on Kubernetes).",
-        |c, t| c.instance_name = if t.is_empty() { Name::host() } else { parse(t)? };
+    instance.name = "", "Names this instance's queue; empty means the host's name (the pod's name on Kubernetes), \"random\" a new one at each start, which needs `queue.reliable` = \"false\".",
+        |c, t| {
+            c.instance_random = t == "random";
+            c.instance_name = match t { "" => Name::host(), "random" => Name::random(), _ => parse(t)? };
+        };
 
     broker.url = "amqp://guest:guest@127.0.0.1:5672/%2f" secret,
         "Where RabbitMQ is: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST. Each of the next keys replaces a part of it, unless the URL comes from a stronger layer.",
@@ -248,8 +261,39 @@ settings! {
         |c, t| c.ack_batch = whole(t, 0, 65_535)? as u16;
     broker.ack_delay = "5ms", "How long a finished delivery may wait for its ack.",
         |c, t| c.ack_delay = within(t, Duration::ZERO, 10 * SECOND)?;
-    broker.queue_expires = "10m", "The broker deletes this instance's queue when nobody has consumed for so long.",
-        |c, t| c.queue_expires = within(t, SECOND, DAY)?;
+
+    queue.mode = "per-instance", "Who shares a queue: \"per-instance\" gives every lobby every notification; \"shared\" gives each to one of all lobbies; of \"singleton\" lobbies one consumes and the others wait, unready, to take over.",
+        |c, t| c.queue.mode = choice(t, &[("per-instance", QueueMode::PerInstance), ("shared", QueueMode::Shared), ("singleton", QueueMode::Singleton)])?;
+    queue.name = "", "Name of the queue; empty: EXCHANGE.lobby.client.notify.INSTANCE, without the instance where lobbies share it.",
+        |c, t| c.queue.name = t.to_owned();
+    queue.reliable = "true", "Whether the queue outlives the lobby, for `queue.expires`, and is durable. \"false\": it goes with the lobby's connection (exclusive), or where lobbies share it with the last of them (auto-delete), and so does what waits in it.",
+        |c, t| c.queue.reliable = choice(t, &YES_NO)?;
+    queue.declare = "active", "\"active\" makes exchange, queue and bindings; \"passive\" only looks whether exchange and queue are there; \"none\" consumes from what is there.",
+        |c, t| c.queue.declare = choice(t, &[("active", Declare::Active), ("passive", Declare::Passive), ("none", Declare::None)])?;
+    queue.routing_keys = "request.client.notify", "Routing keys that bind the queue to the exchange, separated by commas. Whatever arrives is treated as the contract says.",
+        |c, t| c.queue.routing_keys = parse_list(t);
+    queue.bindings = "", "Bindings to further exchanges, which must exist: EXCHANGE=ROUTING.KEY separated by commas.",
+        |c, t| c.queue.bindings = parse_pairs(t)?;
+    queue.expires = "10m", "The broker deletes the queue when nobody has consumed for so long. Called broker.queue_expires before.",
+        |c, t| c.queue.expires = within(t, SECOND, DAY)?;
+    queue.message_ttl = "", "The broker drops what has waited so long; empty: nothing is dropped.",
+        |c, t| c.queue.message_ttl = set(t, |t| within(t, Duration::ZERO, 49 * DAY))?;
+    queue.max_length = "", "Messages that may wait; empty: no limit.",
+        |c, t| c.queue.max_length = set(t, |t| Ok(whole(t, 0, u32::MAX as usize)? as u32))?;
+    queue.max_length_bytes = "", "Bytes of bodies that may wait; empty: no limit.",
+        |c, t| c.queue.max_length_bytes = set(t, |t| Ok(ByteSize::at_least(t, 0)?.0 as u64))?;
+    queue.overflow = "", "What happens at these limits: \"drop-head\" (the broker's default), \"reject-publish\" or \"reject-publish-dlx\".",
+        |c, t| c.queue.overflow = set(t, |t| choice(t, &[Overflow::DropHead, Overflow::RejectPublish, Overflow::RejectPublishDlx].map(|o| (o.as_str(), o))))?;
+    queue.type = "", "\"classic\" or \"quorum\"; empty: the virtual host's default.",
+        |c, t| c.queue.queue_type = set(t, |t| choice(t, &[("classic", QueueType::Classic), ("quorum", QueueType::Quorum)]))?;
+    queue.single_active_consumer = "false", "Whether the broker itself chooses one of several lobbies and feeds the next when it is gone; nothing tells the others that they receive nothing, so they look ready. Not with \"per-instance\".",
+        |c, t| c.queue.single_active_consumer = choice(t, &YES_NO)?;
+    queue.max_priority = "", "Priorities that messages may have, 1 to 255; empty: none. Classic queues only.",
+        |c, t| c.queue.max_priority = set(t, |t| Ok(whole(t, 1, 255)? as u8))?;
+    queue.delivery_limit = "", "Redeliveries after which the broker drops a message or dead-letters it; empty: the broker's default. Quorum queues only.",
+        |c, t| c.queue.delivery_limit = set(t, |t| Ok(whole(t, 0, 1_000_000)? as u32))?;
+    queue.standby_retry_max = "10s", "The longest wait between two attempts while another lobby has the queue; waits start at 1s and double.",
+        |c, t| c.standby_retry_max = within(t, SECOND, 600 * SECOND)?;
 
     messages.max_body_bytes = "4160KiB", "A larger body is dropped as `too_large`; at least 1MiB.",
         |c, t| c.max_body = ByteSize::at_least(t, MIN_MAX_BODY_BYTES)?;

@@ -46,6 +46,12 @@ impl Name {
         Self(if name.is_empty() { "localhost".to_owned() } else { name })
     }
 
+    /// A name that nobody has: 60 random bits.
+    pub fn random() -> Self {
+        let suffix: String = std::iter::repeat_with(|| fastrand::char('a'..='z')).take(13).collect();
+        Self(format!("random-{suffix}"))
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -141,6 +147,11 @@ pub fn parse_command(text: &str) -> Result<Option<CredentialSource>, String> {
         None => Err("a quote is not closed".to_owned()),
         Some(words) => Ok((!words.is_empty()).then_some(CredentialSource::Command(words))),
     }
+}
+
+/// Parses texts separated by commas.
+pub fn parse_list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
 /// Parses `name=value` pairs separated by commas.
