@@ -87,6 +87,14 @@ what was renewed is used without a restart; an OAuth token is a password to Rabb
 authorities. Of several hosts each is tried once without a wait between them, beginning with the one after the host that
 was used last; a wait follows when all have failed, and the error names them all.
 
+The queue: by default each lobby has its own, since players of every lobby must hear every notification. It is durable and
+expires `queue.expires` after its lobby is gone, so that nothing is lost over a restart and nothing stays for ever. A second
+lobby of the same name is refused by the broker; it serves clients, is not ready, and takes over when the first is gone.
+`queue.reliable = false` makes the queue go with the connection: for instances whose name is `random`, which could not find
+it again. The mode `shared` gives each notification to one lobby only: for services where it does not matter which.
+Of `singleton` lobbies one consumes; the others stand by like a second one of the same name. A queue or exchange that
+exists with other properties ends a start with exit code 65 and says which; the lobby never deletes one.
+
 What the broker refuses for good before the lobby has consumed for the first time ends it with an exit code of the cause's
 own (`lobby --help` lists them); so does a file that cannot be read. Later the same makes it unready, and it keeps trying.
 A broker that does not answer is waited for, until `broker.startup_timeout` if that is set; clients are served meanwhile.

@@ -20,6 +20,7 @@ mod order;
 mod outage;
 mod proxy;
 mod publishers;
+mod queue_modes;
 mod refusals;
 mod report;
 mod restart;

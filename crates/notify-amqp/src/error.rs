@@ -261,7 +261,7 @@ impl ConsumerError {
                 "another lobby with the instance name {instance:?} consumes from queue {queue:?}: give this one its own LOBBY_INSTANCE__NAME (after a broken link it may be this lobby's own old connection, which the broker drops within two heartbeats)"
             ),
             Self::ExclusiveInUse { queue, instance: None, .. } => {
-                format!("stop the other consumer of queue {queue:?}, or choose another queue")
+                format!("of singletons one consumes and the others wait to take over; unless this is meant, stop the other consumer of queue {queue:?} or choose another queue")
             }
             Self::NotFound { .. } => {
                 "the exchange, the queue, or the cluster node that holds it is gone: create it, or bring the node back".into()

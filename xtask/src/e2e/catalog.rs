@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, conversation, drain, duplicates, examples, limits, logins, outage,
-    publishers, refusals, restart, slow_reader, start_up, vectors,
+    publishers, queue_modes, refusals, restart, slow_reader, start_up, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -106,6 +106,10 @@ scenarios! {
     "refused-by-broker" SideBySide broker_login::refused_by_broker,
     "broker-startup-timeout" SideBySide broker_login::startup_timeout,
     "token-renewed" SideBySide broker_login::token_renewed,
+    "shared-queue" SideBySide queue_modes::shared,
+    "singleton" SideBySide queue_modes::singleton,
+    "random-names" SideBySide queue_modes::random_names,
+    "queue-mismatch" SideBySide queue_modes::mismatch,
     "dead-host-first" SideBySide broker_login::dead_host_first,
     "unverified-tls-warns" SideBySide broker_login::unverified_tls_warns,
     "sigterm-drain" Alone drain::sigterm_drain,
