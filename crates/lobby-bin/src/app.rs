@@ -31,6 +31,7 @@ use crate::{
     metrics::Figures,
     readiness::Readiness,
     startup::Startup,
+    trace::Trace,
     upgrade::OriginPolicy,
 };
 
@@ -135,7 +136,8 @@ impl App {
         let verifier = Arc::new(open_verifier(&config).await?);
         let sessions = start_sessions(&config, Arc::clone(&verifier) as Arc<dyn Authenticator>)?;
         let outcomes = Arc::new(Outcomes::default());
-        let consumer = start_consumer(&config, &sessions, &outcomes)?;
+        let trace = Arc::new(Trace::new(Arc::clone(sessions.meter())));
+        let consumer = start_consumer(&config, &sessions, &outcomes, &trace)?;
         let readiness = Readiness::new(consumer.status());
 
         let gate = Arc::new(Gate {
@@ -168,7 +170,7 @@ impl App {
             stop_admin: CancellationToken::new(),
             acceptors: Vec::new(),
         };
-        app.serve(listeners, &gate, &doorkeeper, figures);
+        app.serve(listeners, &gate, &doorkeeper, figures, trace);
         Ok(app)
     }
 
@@ -178,6 +180,7 @@ impl App {
         gate: &Arc<Gate>,
         doorkeeper: &Arc<Doorkeeper>,
         figures: Figures,
+        trace: Arc<Trace>,
     ) {
         let (admitted, logins) = mpsc::channel(ADMISSIONS);
         tokio::spawn(admit(logins, Arc::clone(&self.sessions)));
@@ -197,7 +200,7 @@ impl App {
         }
         if let Some(listener) = listeners.admin {
             let stop = self.stop_admin.clone();
-            tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, stop));
+            tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, trace, stop));
         }
     }
 
@@ -286,6 +289,7 @@ fn start_sessions(
         close_on_expiry: config.close_on_expiry,
         frame: config.frame,
         inbox_capacity: usize::from(config.prefetch) + defaults.inbox_capacity,
+        reach_entries: config.trace_decisions,
         ..defaults
     };
     let sessions = Sessions::start(sessions, authenticator, &Handle::current())
@@ -297,6 +301,7 @@ fn start_consumer(
     config: &Config,
     sessions: &Arc<Sessions<Ticket>>,
     outcomes: &Arc<Outcomes>,
+    trace: &Arc<Trace>,
 ) -> Result<ConsumerHandle, Failure> {
     let topology = topology(config)?;
     let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
@@ -308,7 +313,7 @@ fn start_consumer(
     consumer.standby.cap = config.standby_retry_max;
     consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
-    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, Arc::clone(outcomes));
+    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, Arc::clone(outcomes), Arc::clone(trace));
     Ok(Consumer::spawn(consumer, dispatcher).context("start the consumer's thread")?)
 }
 

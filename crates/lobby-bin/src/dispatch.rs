@@ -16,6 +16,8 @@ use notify_amqp::{Delivery, Dispatch, Ticket};
 use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
 use tracing::{info, warn};
 
+use crate::trace::{Decided, Trace};
+
 /// Log lines a second about messages that reach nobody.
 const LOG_LINES_PER_SECOND: u32 = 10;
 
@@ -25,6 +27,7 @@ pub struct Dispatcher {
     limits: Limits,
     frame: FrameKind,
     counts: Arc<Outcomes>,
+    trace: Arc<Trace>,
     log_gate: LogGate,
 }
 
@@ -53,19 +56,26 @@ impl Outcomes {
 
 impl Dispatcher {
     /// A dispatcher that drops bodies over `limits`.
-    pub fn new(sessions: Arc<Sessions<Ticket>>, limits: Limits, counts: Arc<Outcomes>) -> Self {
+    pub fn new(
+        sessions: Arc<Sessions<Ticket>>,
+        limits: Limits,
+        counts: Arc<Outcomes>,
+        trace: Arc<Trace>,
+    ) -> Self {
         let frame = sessions.config().frame;
         Self {
             burst: Burst::new(sessions),
             limits,
             frame,
             counts,
+            trace,
             log_gate: LogGate::new(LOG_LINES_PER_SECOND),
         }
     }
 
-    fn encode(&self, body: &Body<'_>, received_at: Instant) -> Frame {
-        Frame::notification(body, self.frame, received_at, self.burst.sessions().meter())
+    /// `serial` is the decision's number in the trace, by which it finds out whom the frame reached.
+    fn encode(&self, body: &Body<'_>, received_at: Instant, serial: Option<u64>) -> Frame {
+        Frame::notification(body, self.frame, received_at, self.burst.sessions().meter(), serial)
     }
 }
 
@@ -74,20 +84,24 @@ impl Dispatch for Dispatcher {
         let received_at = delivery.received_at();
         match decode(delivery.headers(), delivery.body(), &self.limits) {
             Ok(Decoded { address: Address::User(user), body }) => {
-                self.burst.unicast(user, self.encode(&body, received_at), ticket);
+                let serial = self.trace.record(&delivery, Decided::User(user));
+                self.burst.unicast(user, self.encode(&body, received_at, serial), ticket);
             }
             Ok(Decoded { address: Address::Everyone, body }) => {
                 self.counts.broadcast.fetch_add(1, Relaxed);
-                self.burst.broadcast(&self.encode(&body, received_at), &ticket);
+                let serial = self.trace.record(&delivery, Decided::Everyone);
+                self.burst.broadcast(&self.encode(&body, received_at, serial), &ticket);
             }
             Ok(Decoded { address: Address::Channel(channel), .. }) => {
                 self.counts.channel_reserved.fetch_add(1, Relaxed);
+                self.trace.record(&delivery, Decided::Channel);
                 if let Some(suppressed) = self.log_gate.pass(received_at) {
                     info!(%channel, suppressed, message_id = delivery.message_id(), "channels are reserved; sent to nobody");
                 }
             }
             Err(reason) => {
                 self.counts.count_drop(&reason);
+                self.trace.record(&delivery, Decided::Dropped(&reason));
                 if let Some(suppressed) = self.log_gate.pass(received_at) {
                     warn!(reason = reason.as_str(), detail = %reason, suppressed, message_id = delivery.message_id(),
                         "message dropped");

@@ -14,6 +14,7 @@ mod login;
 mod metrics;
 mod readiness;
 mod startup;
+mod trace;
 mod upgrade;
 
 use std::{io::Write, process::ExitCode};

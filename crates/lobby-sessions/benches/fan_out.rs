@@ -42,7 +42,7 @@ fn encode(bencher: Bencher<'_, '_>, len: usize) {
     assert_eq!(json.len(), len);
     let body = Body::check(json.as_bytes(), &limits).expect("an object");
     let at = Instant::now();
-    bencher.bench_local(|| Frame::notification(black_box(&body), FrameKind::Text, at, &meter));
+    bencher.bench_local(|| Frame::notification(black_box(&body), FrameKind::Text, at, &meter, None));
 }
 
 /// A burst of broadcasts until every client has read all of it. An item is one delivery.
@@ -121,7 +121,7 @@ impl Lobby {
     fn frame(&self) -> Frame {
         let (json, limits) = (json(200), Limits::default());
         let body = Body::check(json.as_bytes(), &limits).expect("an object");
-        Frame::notification(&body, FrameKind::Text, Instant::now(), self.sessions.meter())
+        Frame::notification(&body, FrameKind::Text, Instant::now(), self.sessions.meter(), None)
     }
 
     /// Does `work` and waits until the clients have read so many bytes of it.

@@ -20,6 +20,6 @@ fn main() {
     let body = Body::check(json.as_bytes(), &limits).expect("an object");
     let (meter, at) = (Arc::default(), Instant::now());
     for _ in 0..times.expect("how many times") {
-        drop(black_box(Frame::notification(black_box(&body), FrameKind::Text, at, &meter)));
+        drop(black_box(Frame::notification(black_box(&body), FrameKind::Text, at, &meter, None)));
     }
 }

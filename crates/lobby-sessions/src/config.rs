@@ -36,6 +36,8 @@ pub struct SessionsConfig {
     pub frame: FrameKind,
     /// Deliveries that may wait for one shard before the consumer is held up. At least the prefetch.
     pub inbox_capacity: usize,
+    /// Messages whose reach is remembered, see [`ReachLog`](crate::ReachLog). Default 0: none.
+    pub reach_entries: usize,
 }
 
 impl Default for SessionsConfig {
@@ -55,6 +57,7 @@ impl Default for SessionsConfig {
             close_on_expiry: false,
             frame: FrameKind::Text,
             inbox_capacity: 1024,
+            reach_entries: 0,
         }
     }
 }

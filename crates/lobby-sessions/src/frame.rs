@@ -6,14 +6,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
 
 use notify_protocol::Body;
 
-use crate::Histogram;
+use crate::{Histogram, Reach, ReachLog};
 
 /// The longest header of an unmasked frame: two bytes and a 64-bit length.
 const MAX_HEADER: usize = 10;
@@ -55,9 +55,15 @@ struct Encoded {
 pub struct FrameMeter {
     live_bytes: AtomicU64,
     delivery_time: Histogram,
+    reach: ReachLog,
 }
 
 impl FrameMeter {
+    /// A meter that remembers the reach of the last `reach_entries` messages; see [`ReachLog::new`].
+    pub fn new(reach_entries: usize) -> Self {
+        Self { reach: ReachLog::new(reach_entries), ..Self::default() }
+    }
+
     /// Bytes of all notifications that some session or queue still holds, each counted once however many share it.
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes.load(Relaxed)
@@ -67,22 +73,44 @@ impl FrameMeter {
     pub fn delivery_time(&self) -> &Histogram {
         &self.delivery_time
     }
+
+    /// Whom the latest messages with a serial number reached.
+    pub fn reach(&self) -> &ReachLog {
+        &self.reach
+    }
 }
 
 #[derive(Debug)]
 struct Metered {
     meter: Arc<FrameMeter>,
     received_at: Instant,
-    /// False when nobody was addressed: there is no last write to measure.
-    reaches_somebody: AtomicBool,
+    serial: Option<u64>,
+    /// Zero at the end: there was no last write to measure.
+    sessions: AtomicU32,
+    overflowed: AtomicU32,
+    cut_off: AtomicU32,
+}
+
+impl Metered {
+    fn reach(&self) -> Reach {
+        Reach {
+            sessions: self.sessions.load(Relaxed),
+            overflowed: self.overflowed.load(Relaxed),
+            cut_off: self.cut_off.load(Relaxed),
+        }
+    }
 }
 
 impl Drop for Encoded {
     fn drop(&mut self) {
         if let Some(metered) = &self.metered {
             metered.meter.live_bytes.fetch_sub(self.bytes.len() as u64, Relaxed);
-            if metered.reaches_somebody.load(Relaxed) {
+            let reach = metered.reach();
+            if reach.sessions > 0 {
                 metered.meter.delivery_time.record(metered.received_at.elapsed());
+            }
+            if let Some(serial) = metered.serial {
+                metered.meter.reach.note(serial, reach);
             }
         }
     }
@@ -90,15 +118,18 @@ impl Drop for Encoded {
 
 impl Frame {
     /// Encodes a notification that came from the broker at `received_at`: one allocation, one copy, for all sessions
-    /// together. Its bytes, and the time until the last session lets go of it, show in `meter`.
+    /// together. Its bytes, and the time until the last session lets go of it, show in `meter`; so does whom it
+    /// reached, if it has a `serial` number.
     pub fn notification(
         body: &Body<'_>,
         kind: FrameKind,
         received_at: Instant,
         meter: &Arc<FrameMeter>,
+        serial: Option<u64>,
     ) -> Self {
-        let metered =
-            Metered { meter: Arc::clone(meter), received_at, reaches_somebody: AtomicBool::new(true) };
+        let (sessions, overflowed, cut_off) = Default::default();
+        let meter = Arc::clone(meter);
+        let metered = Metered { meter, received_at, serial, sessions, overflowed, cut_off };
         Self::encode(body.len(), kind, Some(metered), |line| body.append_line_to(line))
     }
 
@@ -142,10 +173,24 @@ impl Frame {
         &self.0.bytes
     }
 
-    /// Says that no session was addressed, so that no time to a last write is measured.
-    pub(crate) fn reaches_nobody(&self) {
+    /// Notes that it is for so many more sessions.
+    pub(crate) fn is_for(&self, sessions: usize) {
         if let Some(metered) = &self.0.metered {
-            metered.reaches_somebody.store(false, Relaxed);
+            metered.sessions.fetch_add(u32::try_from(sessions).unwrap_or(u32::MAX), Relaxed);
+        }
+    }
+
+    /// Notes that a session which it was for has no room for it, or no longer.
+    pub(crate) fn overflows(&self) {
+        if let Some(metered) = &self.0.metered {
+            metered.overflowed.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Notes that a session which it was for ends before the kernel has taken all of it.
+    pub(crate) fn is_cut_off(&self) {
+        if let Some(metered) = &self.0.metered {
+            metered.cut_off.fetch_add(1, Relaxed);
         }
     }
 }
@@ -173,7 +218,7 @@ mod tests {
     fn encode(json: &str, kind: FrameKind) -> Frame {
         let limits = Limits::default();
         let body = Body::check(json.as_bytes(), &limits).expect("an object");
-        Frame::notification(&body, kind, Instant::now(), &Arc::default())
+        Frame::notification(&body, kind, Instant::now(), &Arc::default(), None)
     }
 
     #[test]
@@ -211,14 +256,34 @@ mod tests {
         let meter = Arc::new(FrameMeter::default());
         let limits = Limits::default();
         let body = Body::check(b"{}", &limits).expect("an object");
-        let frame = Frame::notification(&body, FrameKind::Text, Instant::now(), &meter);
+        let frame = Frame::notification(&body, FrameKind::Text, Instant::now(), &meter, None);
         let second = frame.clone();
+        frame.is_for(1);
         assert_eq!(meter.live_bytes(), 5);
         drop(frame);
         assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (5, 0));
         drop(second);
         assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (0, 1));
-        Frame::notification(&body, FrameKind::Text, Instant::now(), &meter).reaches_nobody();
+        drop(Frame::notification(&body, FrameKind::Text, Instant::now(), &meter, None));
         assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (0, 1));
+    }
+
+    #[test]
+    fn reach_is_noted_when_the_last_clone_is_gone_and_only_with_a_serial_number() {
+        let meter = Arc::new(FrameMeter::new(8));
+        let limits = Limits::default();
+        let body = Body::check(b"{}", &limits).expect("an object");
+        let frame = |serial| Frame::notification(&body, FrameKind::Text, Instant::now(), &meter, serial);
+        let first = frame(Some(7));
+        first.is_for(3);
+        first.overflows();
+        first.is_cut_off();
+        let second = first.clone();
+        drop(first);
+        assert_eq!(meter.reach().get(7), None);
+        drop(second);
+        assert_eq!(meter.reach().get(7), Some(Reach { sessions: 3, overflowed: 1, cut_off: 1 }));
+        drop(frame(None));
+        assert_eq!((0..7).find_map(|serial| meter.reach().get(serial)), None);
     }
 }

@@ -22,6 +22,7 @@ mod line;
 mod log_gate;
 mod outbox;
 mod place;
+mod reach;
 mod registry;
 pub mod reply;
 #[cfg(feature = "io-uring")]
@@ -47,6 +48,7 @@ pub use inbound::{Event, Inbound};
 pub use log_gate::LogGate;
 pub use outbox::OverflowPolicy;
 pub use place::{Place, Places};
+pub use reach::{MAX_REACH_ENTRIES, Reach, ReachLog};
 pub use registry::DuplicateLogin;
 pub use session::Admission;
 pub use sessions::Sessions;

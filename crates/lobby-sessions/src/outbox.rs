@@ -74,6 +74,7 @@ impl Outbox {
         let mut dropped = 0;
         while self.bytes + len > self.max_bytes {
             let Some(oldest) = self.frames.remove(first_whole) else { break };
+            oldest.overflows();
             self.bytes -= self.transport.bytes(&oldest).len();
             dropped += 1;
         }
@@ -82,7 +83,8 @@ impl Outbox {
 
     /// Drops all that is not partly sent: the client is being closed for not reading it.
     pub(crate) fn drop_unsent(&mut self) {
-        self.frames.truncate(usize::from(self.sent_of_first > 0));
+        let first_whole = usize::from(self.sent_of_first > 0);
+        self.frames.drain(first_whole.min(self.frames.len())..).for_each(|frame| frame.overflows());
         self.bytes = self.frames.front().map_or(0, |f| self.transport.bytes(f).len() - self.sent_of_first);
     }
 
@@ -133,6 +135,12 @@ impl Outbox {
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.frames.iter().for_each(Frame::is_cut_off);
     }
 }
 

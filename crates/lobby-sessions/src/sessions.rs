@@ -57,7 +57,8 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         authenticator: Arc<dyn Authenticator>,
         runtime: &Handle,
     ) -> io::Result<Self> {
-        let (config, meter) = (Arc::new(config), Arc::default());
+        let meter = Arc::new(FrameMeter::new(config.reach_entries));
+        let config = Arc::new(config);
         let shards = (0..config.shards.max(1))
             .map(|index| Door::open(index, &config, &authenticator, &meter, runtime))
             .collect::<io::Result<_>>()?;

@@ -223,7 +223,6 @@ impl Shard {
         let keys = desk.registry.sessions_of(user);
         if keys.is_empty() {
             desk.stats.not_connected.add(1);
-            frame.reaches_nobody();
             if let Some(suppressed) = desk.log_gate.pass(Instant::now()) {
                 info!(user_id = %user, suppressed, "user is not connected here");
             }
@@ -234,6 +233,11 @@ impl Shard {
             if let Some(seat) = seats.get_mut(key) {
                 let ahead = std::mem::replace(&mut seat.session_mut().ahead, broadcasts.len());
                 broadcasts[ahead..].iter().for_each(|earlier| desk.offer(seat, earlier));
+                if !seat.session().is_open() {
+                    // What came before it was too much.
+                    frame.is_for(1);
+                    frame.overflows();
+                }
                 desk.offer(seat, frame);
             }
         }

@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use lobby_sessions::{DuplicateLogin, FrameKind, OverflowPolicy};
+use lobby_sessions::{DuplicateLogin, FrameKind, MAX_REACH_ENTRIES, OverflowPolicy};
 use notify_amqp::{BrokerUrl, Declare, Login, Overflow, QueueMode, QueueType};
 use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
@@ -74,6 +74,7 @@ pub struct Config {
     pub shards: usize,
     pub drain_timeout: Duration,
     pub retry_spread: Duration,
+    pub trace_decisions: usize,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -302,7 +303,7 @@ settings! {
         |c, t| c.tcp = parse(t)?;
     listen.websocket = "127.0.0.1:8003", "Address for WebSocket, or \"off\".",
         |c, t| c.websocket = parse(t)?;
-    listen.admin = "127.0.0.1:8011", "Address for /live, /ready and /metrics, or \"off\".",
+    listen.admin = "127.0.0.1:8011", "Address for /live, /ready, /metrics and /trace, or \"off\".",
         |c, t| c.admin = parse(t)?;
     listen.max_connections = "100000", "Connections in all; one more is told to try later (1013, or 503 before the upgrade).",
         |c, t| c.max_connections = whole(t, 1, 10_000_000)?;
@@ -365,6 +366,9 @@ settings! {
         |c, t| c.drain_timeout = within(t, 100 * MS, 3600 * SECOND)?;
     shutdown.retry_spread = "10s", "Over how long the returns of clients are spread that a drain or a limit on connections sent away.",
         |c, t| c.retry_spread = within(t, MS, 3600 * SECOND)?;
+
+    trace.decisions = "4096", "How many of the last decisions `lobby trace` and /trace know, rounded up to a power of two; each takes 400 bytes, 0 is off.",
+        |c, t| c.trace_decisions = whole(t, 0, MAX_REACH_ENTRIES)?;
 
     log.level = "info", "What is logged: error, warn, info, debug, trace, or a filter like \"info,lobby=debug\".",
         |c, t| { tracing_subscriber::EnvFilter::try_new(t).map_err(|e| e.to_string())?; c.log_level = t.to_owned() };

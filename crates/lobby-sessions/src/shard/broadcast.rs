@@ -80,10 +80,16 @@ impl Shard {
             }
         }
         let mut total = Sent::default();
+        let mut took_all = 0;
         broadcaster.write(seats, &Runs::new(broadcasts), |seat, sent| {
             total += sent;
-            desk.queue_unsent(seat, broadcasts, sent);
+            if sent.whole == broadcasts.len() {
+                took_all += 1;
+            } else {
+                desk.queue_unsent(seat, broadcasts, sent);
+            }
         });
+        broadcasts.iter().for_each(|frame| frame.is_for(took_all));
         desk.stats.wrote(total.writes, total.whole, total.bytes);
     }
 }
@@ -91,8 +97,10 @@ impl Shard {
 impl Desk {
     /// Queues what a socket did not take of `broadcasts`.
     fn queue_unsent(&mut self, seat: &mut Seat, broadcasts: &[&Frame], sent: Sent) {
+        broadcasts[..sent.whole].iter().for_each(|frame| frame.is_for(1));
         let unsent = match &broadcasts[sent.whole..] {
             [next, after @ ..] if sent.of_next > 0 => {
+                next.is_for(1);
                 seat.session_mut().queue_rest(next, sent.of_next, &self.stats);
                 after
             }

@@ -55,12 +55,16 @@ impl Desk {
         if !seat.session().is_open() {
             return;
         }
+        frame.is_for(1);
         if seat.session_mut().queue(frame, &self.stats).is_err() {
             // The outbox may only be full because this batch has not been written yet.
             let flushed = seat.flush(&self.stats);
             let session = seat.session_mut();
-            if session.queue(frame, &self.stats).is_err() && flushed != Flushed::Broken {
-                self.overflow(session, frame);
+            if session.queue(frame, &self.stats).is_err() {
+                match flushed {
+                    Flushed::Broken => frame.is_cut_off(),
+                    Flushed::Empty | Flushed::Blocked => self.overflow(session, frame),
+                }
             }
         }
         self.mark_dirty(seat.session_mut());
@@ -69,7 +73,10 @@ impl Desk {
     fn overflow(&mut self, session: &mut Session, frame: &Frame) {
         self.stats.overflows.add(1);
         match self.config.overflow {
-            OverflowPolicy::Disconnect => self.close(session, CloseReason::TooSlow),
+            OverflowPolicy::Disconnect => {
+                frame.overflows();
+                self.close(session, CloseReason::TooSlow);
+            }
             OverflowPolicy::DropOldest => {
                 if !std::mem::replace(&mut session.overflow_logged, true) {
                     warn!(user_id = %session.user, peer = %session.peer, limit = self.config.outbox_bytes,
@@ -78,6 +85,7 @@ impl Desk {
                 session.make_room(frame, &self.stats);
                 if session.queue(frame, &self.stats).is_err() {
                     self.stats.dropped_oldest.add(1);
+                    frame.overflows();
                 }
             }
         }

@@ -131,9 +131,13 @@ impl Lobby {
     }
 
     pub fn frame(&self, json: &str) -> Frame {
+        self.numbered(json, None)
+    }
+
+    pub fn numbered(&self, json: &str, serial: Option<u64>) -> Frame {
         let limits = Limits { max_body_bytes: usize::MAX };
         let body = Body::check(json.as_bytes(), &limits).expect("an object");
-        Frame::notification(&body, FrameKind::Text, Instant::now(), self.sessions.meter())
+        Frame::notification(&body, FrameKind::Text, Instant::now(), self.sessions.meter(), serial)
     }
 
     pub fn broadcast(&self, json: &str) -> Dropped {
