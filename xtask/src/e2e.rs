@@ -27,6 +27,7 @@ mod restart;
 mod slow_reader;
 mod stage;
 mod start_up;
+mod trace;
 mod vectors;
 
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::parse_duration;
+use crate::{commands::TraceArgs, config::parse_duration};
 
 /// Pushes RabbitMQ notifications to connected players.
 #[derive(Debug, Parser)]
@@ -51,6 +51,8 @@ pub enum Command {
         #[arg(long, default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
     },
+    /// Asks a running lobby why a user did not get a message: prints its last decisions.
+    Trace(TraceArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.
     CheckConfig,
     /// Prints a commented configuration file with all defaults.

@@ -3,6 +3,7 @@
 mod admin;
 mod app;
 mod cli;
+mod commands;
 mod config;
 mod dispatch;
 mod doorkeeper;
@@ -24,7 +25,7 @@ use notify_protocol::UserId;
 
 use crate::{
     cli::{Cli, Command},
-    config::{ConfigError, Loaded, Sources},
+    config::{Config, ConfigError, Loaded, Sources},
 };
 
 fn main() -> ExitCode {
@@ -86,15 +87,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let token = token.map_err(|error| Failure { code: Failure::CONFIG, error })?;
             print(&format!("{token}\n"))
         }
+        Command::Trace(args) => commands::trace(&load()?.config, &args),
         Command::CheckConfig => {
             let loaded = load()?;
-            if loaded.config.broker_url.tls() && !loaded.config.broker.tls_verify {
-                let _ = writeln!(std::io::stderr(), "lobby: warning: {}", notify_amqp::UNVERIFIED);
-            }
+            warn_if_unverified(&loaded.config);
             print(&config::effective(&loaded))
         }
         Command::DefaultConfig => print(&config::default_file()),
         Command::ConfigTable => print(&config::markdown_table()),
+    }
+}
+
+/// Says loudly that the broker's certificate is not verified, where that is so.
+fn warn_if_unverified(config: &Config) {
+    if config.broker_url.tls() && !config.broker.tls_verify {
+        let _ = writeln!(std::io::stderr(), "lobby: warning: {}", notify_amqp::UNVERIFIED);
     }
 }
 

@@ -18,9 +18,11 @@ use notify_amqp::Delivery;
 use notify_protocol::UserId;
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub use self::decision::Sessions;
 use self::entry::{Entry, Verdict};
 pub use self::{
-    decision::{Decision, Outcome, Sessions},
+    decision::{Decision, Outcome},
     entry::Decided,
 };
 

@@ -264,7 +264,7 @@ impl Inside {
     }
 
     fn frame(&self, body: &Body<'_>, received_at: Instant) -> Frame {
-        Frame::notification(body, self.sessions.config().frame, received_at, self.sessions.meter())
+        Frame::notification(body, self.sessions.config().frame, received_at, self.sessions.meter(), None)
     }
 }
 

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, conversation, drain, duplicates, examples, limits, logins, outage,
-    publishers, queue_modes, refusals, restart, slow_reader, start_up, vectors,
+    publishers, queue_modes, refusals, restart, slow_reader, start_up, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -89,6 +89,7 @@ scenarios! {
     "faf-variables" SideBySide start_up::faf_variables,
     "existing-exchange" SideBySide start_up::existing_exchange,
     "metrics" SideBySide start_up::metrics,
+    "trace" SideBySide trace::trace,
     "secrets-stay-secret" SideBySide start_up::secrets_stay_secret,
     "listeners-off" SideBySide start_up::listeners_off,
     "unknown-key" SideBySide refusals::unknown_key,

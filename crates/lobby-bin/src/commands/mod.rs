@@ -1,0 +1,20 @@
+//! Commands that do one thing and end, each in a file of its own.
+
+mod table;
+mod trace;
+
+use anyhow::Context;
+
+pub use self::trace::{TraceArgs, trace};
+use crate::Failure;
+
+/// Runs `work` on this thread.
+fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    // One crypto library for all; an error only says that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start an event loop")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}
