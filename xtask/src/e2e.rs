@@ -9,6 +9,7 @@ mod admittance;
 mod broker_login;
 mod catalog;
 mod conversation;
+mod dead_letters;
 mod drain;
 mod duplicates;
 mod examples;

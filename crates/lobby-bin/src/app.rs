@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::Context;
 use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
-use notify_amqp::{BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, Ticket};
+use notify_amqp::{
+    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, DeadLetters, DeadLettersHandle, Ticket,
+};
 use notify_protocol::{Limits, UserId};
 use tokio::{
     net::TcpListener,
@@ -22,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Failure, admin,
-    config::{Address, Config, connection, topology},
+    config::{Address, Config, connection, dead_letters, topology},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
@@ -117,6 +119,7 @@ struct App {
     drain_timeout: Duration,
     sessions: Arc<Sessions<Ticket>>,
     consumer: ConsumerHandle,
+    dead_letters: Option<DeadLettersHandle>,
     readiness: Readiness,
     handshakes: TaskTracker,
     /// Cancelled when no more connections are accepted.
@@ -137,7 +140,9 @@ impl App {
         let sessions = start_sessions(&config, Arc::clone(&verifier) as Arc<dyn Authenticator>)?;
         let outcomes = Arc::new(Outcomes::default());
         let trace = Arc::new(Trace::new(Arc::clone(sessions.meter())));
-        let consumer = start_consumer(&config, &sessions, &outcomes, &trace)?;
+        let (letters, dead_letters) =
+            dead_letters(&config)?.map(|config| DeadLetters::start(config, &Handle::current())).unzip();
+        let consumer = start_consumer(&config, &sessions, &outcomes, &trace, letters)?;
         let readiness = Readiness::new(consumer.status());
 
         let gate = Arc::new(Gate {
@@ -157,6 +162,7 @@ impl App {
             outcomes,
             consumer: consumer.stats(),
             status: consumer.status(),
+            dead_letters: dead_letters.as_ref().map(DeadLettersHandle::figures),
             gate: Arc::clone(&gate),
             doorkeeper: Arc::clone(&doorkeeper),
         };
@@ -164,6 +170,7 @@ impl App {
             drain_timeout: config.drain_timeout,
             sessions,
             consumer,
+            dead_letters,
             readiness,
             handshakes: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
@@ -219,6 +226,10 @@ impl App {
                 info!(unfinished = stopped.unfinished, clean = stopped.clean, "consumer stopped");
             }
             Err(_) => warn!("the consumer did not stop in time; unacked messages come again"),
+        }
+        if let Some(letters) = self.dead_letters {
+            // Nothing can be acked any more: what was not confirmed comes again.
+            let _ = timeout(left(), letters.stop(std::time::Instant::now())).await;
         }
         // A shard that does not answer must not keep the process.
         let reading = left().saturating_sub(LAST_STEPS);
@@ -302,6 +313,7 @@ fn start_consumer(
     sessions: &Arc<Sessions<Ticket>>,
     outcomes: &Arc<Outcomes>,
     trace: &Arc<Trace>,
+    dead_letters: Option<DeadLetters>,
 ) -> Result<ConsumerHandle, Failure> {
     let topology = topology(config)?;
     let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
@@ -313,7 +325,8 @@ fn start_consumer(
     consumer.standby.cap = config.standby_retry_max;
     consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
-    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, Arc::clone(outcomes), Arc::clone(trace));
+    let (counts, trace) = (Arc::clone(outcomes), Arc::clone(trace));
+    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, counts, trace, dead_letters);
     Ok(Consumer::spawn(consumer, dispatcher).context("start the consumer's thread")?)
 }
 

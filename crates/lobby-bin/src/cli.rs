@@ -21,7 +21,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wro
     Before the broker was consumed from for the first time: 65 queue or exchange exists with other properties, \
     66 queue or exchange not found, 67 login refused, 68 virtual host missing, \
     69 not consuming within broker.startup_timeout, 76 TLS certificate not accepted, by either side, \
-    77 user lacks a permission.";
+    77 user lacks a permission. The same codes, where a command talks to the broker; there also 75: some dead letters \
+    could not be replayed, or the broker takes no messages now.";
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
@@ -55,9 +56,59 @@ pub enum Command {
     Trace(TraceArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.
     CheckConfig,
+    /// Looks after the messages that lobbies dropped (`dead_letter.exchange`).
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
     /// Prints a commented configuration file with all defaults.
     DefaultConfig,
     /// Prints the table of all settings for the documentation.
     #[command(hide = true)]
     ConfigTable,
+}
+
+/// What to do with dead letters. Positions count from 1, the oldest.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// Lists them, the oldest first; all stay.
+    List {
+        /// How many at most.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one whole; it stays.
+    Show {
+        /// Its position in the list.
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        position: u32,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Publishes one or all again, as they were and to where they came from; what the broker has confirmed goes from the queue.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Replay {
+        /// Its position in the list.
+        #[arg(group = "which", value_parser = clap::value_parser!(u32).range(1..))]
+        position: Option<u32>,
+        /// All that wait now.
+        #[arg(long, group = "which")]
+        all: bool,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Deletes all that wait.
+    Purge {
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }

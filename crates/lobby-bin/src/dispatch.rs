@@ -12,7 +12,7 @@ use std::{
 };
 
 use lobby_sessions::{Burst, Frame, FrameKind, LogGate, Sessions};
-use notify_amqp::{Delivery, Dispatch, Ticket};
+use notify_amqp::{DeadLetters, Delivery, Dispatch, HandedOver, Ticket};
 use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
 use tracing::{info, warn};
 
@@ -28,6 +28,8 @@ pub struct Dispatcher {
     frame: FrameKind,
     counts: Arc<Outcomes>,
     trace: Arc<Trace>,
+    /// Where what is dropped goes, unless it is just acked.
+    dead_letters: Option<DeadLetters>,
     log_gate: LogGate,
 }
 
@@ -61,6 +63,7 @@ impl Dispatcher {
         limits: Limits,
         counts: Arc<Outcomes>,
         trace: Arc<Trace>,
+        dead_letters: Option<DeadLetters>,
     ) -> Self {
         let frame = sessions.config().frame;
         Self {
@@ -69,7 +72,32 @@ impl Dispatcher {
             frame,
             counts,
             trace,
+            dead_letters,
             log_gate: LogGate::new(LOG_LINES_PER_SECOND),
+        }
+    }
+
+    /// Nobody gets it: it is counted, kept as a dead letter if that is configured, and told.
+    fn drop_message(&mut self, delivery: Delivery, ticket: Ticket, reason: &DropReason) {
+        self.counts.count_drop(reason);
+        self.trace.record(&delivery, Decided::Dropped(reason));
+        let told = self.log_gate.pass(delivery.received_at());
+        let message_id = told.and(delivery.message_id().map(str::to_owned));
+        let detail = || reason.to_string();
+        let handed_over = self
+            .dead_letters
+            .as_ref()
+            .map(|letters| letters.hand_over(delivery, ticket, reason.as_str(), &detail()));
+        if let Some(suppressed) = told {
+            let dead_letter = handed_over.map(HandedOver::as_str);
+            warn!(
+                reason = reason.as_str(),
+                detail = detail(),
+                dead_letter,
+                suppressed,
+                message_id,
+                "message dropped"
+            );
         }
     }
 
@@ -99,14 +127,7 @@ impl Dispatch for Dispatcher {
                     info!(%channel, suppressed, message_id = delivery.message_id(), "channels are reserved; sent to nobody");
                 }
             }
-            Err(reason) => {
-                self.counts.count_drop(&reason);
-                self.trace.record(&delivery, Decided::Dropped(&reason));
-                if let Some(suppressed) = self.log_gate.pass(received_at) {
-                    warn!(reason = reason.as_str(), detail = %reason, suppressed, message_id = delivery.message_id(),
-                        "message dropped");
-                }
-            }
+            Err(reason) => self.drop_message(delivery, ticket, &reason),
         }
     }
 

@@ -47,12 +47,14 @@ struct Failure {
 
 impl Failure {
     const INTERNAL: u8 = 1;
+    const USAGE: u8 = 2;
     const MISMATCH: u8 = 65;
     const NOT_FOUND: u8 = 66;
     const LOGIN: u8 = 67;
     const VHOST: u8 = 68;
     const UNAVAILABLE: u8 = 69;
     const LISTEN: u8 = 71;
+    const TRY_AGAIN: u8 = 75;
     const TLS: u8 = 76;
     const PERMISSION: u8 = 77;
     const CONFIG: u8 = 78;
@@ -88,6 +90,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             print(&format!("{token}\n"))
         }
         Command::Trace(args) => commands::trace(&load()?.config, &args),
+        Command::DeadLetters { command } => commands::dead_letters(&load()?.config, command),
         Command::CheckConfig => {
             let loaded = load()?;
             warn_if_unverified(&loaded.config);

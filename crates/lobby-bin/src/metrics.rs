@@ -4,7 +4,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use lobby_sessions::{CLOSE_CODES, Sessions, Snapshot, Transport};
-use notify_amqp::{ConsumerStats, ConsumerStatus, Ticket};
+use notify_amqp::{ConsumerStats, ConsumerStatus, DeadLetterFigures, Ticket};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, text::encode},
@@ -22,6 +22,8 @@ pub struct Figures {
     pub outcomes: Arc<Outcomes>,
     pub consumer: Arc<ConsumerStats>,
     pub status: watch::Receiver<ConsumerStatus>,
+    /// Where dead letters are kept.
+    pub dead_letters: Option<DeadLetterFigures>,
     pub gate: Arc<Gate>,
     pub doorkeeper: Arc<Doorkeeper>,
 }
@@ -92,7 +94,8 @@ impl Collector for Figures {
         self.deliveries(&mut page)?;
         self.connections(&mut page)?;
         self.clients(&mut page)?;
-        self.broker(&mut page)
+        self.broker(&mut page)?;
+        self.dead_letters(&mut page)
     }
 }
 
@@ -223,5 +226,26 @@ impl Figures {
             page.counter(name, help, &[(&[], value)])?;
         }
         Ok(())
+    }
+
+    fn dead_letters(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let Some(letters) = &self.dead_letters else { return Ok(()) };
+        let stats = letters.stats();
+        page.counter(
+            "dead_letters",
+            "Dropped messages by what became of their dead letter; all but confirmed and looped are lost",
+            &[
+                (&[("outcome", "confirmed")], stats.confirmed.get()),
+                (&[("outcome", "timed_out")], stats.timed_out.get()),
+                (&[("outcome", "unreachable")], stats.unreachable.get()),
+                (&[("outcome", "overflow")], stats.overflow.get()),
+                (&[("outcome", "looped")], stats.looped.get()),
+            ],
+        )?;
+        page.gauge(
+            "dead_letters_pending",
+            "Dropped messages that wait for the confirm of their dead letter",
+            &[(&[], letters.pending())],
+        )
     }
 }

@@ -76,7 +76,7 @@ fn judge(status: &ConsumerStatus) -> Verdict {
     }
 }
 
-fn told(error: &ConsumerError, hint: Option<&str>) -> anyhow::Error {
+pub(crate) fn told(error: &ConsumerError, hint: Option<&str>) -> anyhow::Error {
     match hint {
         Some(hint) => anyhow::anyhow!("{error}: {hint}"),
         None => anyhow::anyhow!("{error}"),
@@ -84,7 +84,7 @@ fn told(error: &ConsumerError, hint: Option<&str>) -> anyhow::Error {
 }
 
 /// One code for each cause; of several hosts the first one's.
-fn exit_code(error: &ConsumerError) -> u8 {
+pub(crate) fn exit_code(error: &ConsumerError) -> u8 {
     match error {
         ConsumerError::HostsFailed { failures } => failures.first().map_or(Failure::UNAVAILABLE, exit_code),
         ConsumerError::ArgumentMismatch { .. } => Failure::MISMATCH,

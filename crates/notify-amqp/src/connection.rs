@@ -13,13 +13,14 @@ use lapin::{
     uri::{AMQPQueryString, AMQPUri},
 };
 use tokio::{sync::watch, time::timeout};
+use tracing::warn;
 
 use crate::{
     broker::BrokerConfig,
     credentials::Credentials,
     dial::{Passport, connect_error},
     error::ConsumerError,
-    host::Address,
+    host::{Address, HostOrder},
     intake::Intake,
     stats::ConsumerStats,
     stream::{FilteredStream, FilteringReactor, Socket},
@@ -56,6 +57,29 @@ impl Connection {
             Ok(opened) => opened,
             Err(_) => Err(no_answer(address, config.connect_timeout)),
         }
+    }
+
+    /// One round over the hosts, without a wait between them; also which host it was.
+    pub(crate) async fn open_any(
+        config: &BrokerConfig,
+        hosts: &mut HostOrder,
+        stats: &Arc<ConsumerStats>,
+    ) -> Result<(Self, Arc<str>), ConsumerError> {
+        let passport = Passport::read(config).await?;
+        let mut failures = Vec::new();
+        for left in (0..hosts.len()).rev() {
+            let address = hosts.turn();
+            match Self::open(config, &passport, &address, stats).await {
+                Ok(connection) => return Ok((connection, address.to_string().into())),
+                Err(error) => {
+                    if left > 0 {
+                        warn!(%error, %address, "trying the next host");
+                    }
+                    failures.push(error);
+                }
+            }
+        }
+        Err(ConsumerError::of_round(failures))
     }
 
     async fn open_unlimited(
@@ -116,6 +140,11 @@ impl Connection {
     /// Whether the broker stopped reading from this connection, which publishes, because of an alarm.
     pub(crate) fn is_blocked(&self) -> bool {
         self.inner.status().blocked()
+    }
+
+    /// Bytes of a frame at most, as agreed with the broker.
+    pub(crate) fn frame_max(&self) -> usize {
+        self.inner.configuration().frame_max() as usize
     }
 
     /// The heartbeat agreed with the broker; `None` if it has none.

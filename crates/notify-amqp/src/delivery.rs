@@ -65,6 +65,11 @@ impl Delivery {
         self.body
     }
 
+    /// Exchange, routing key, properties and body.
+    pub(crate) fn into_parts(self) -> (Arc<str>, Arc<str>, BasicProperties, Vec<u8>) {
+        (self.exchange, self.routing_key, self.properties, self.body)
+    }
+
     /// The message's headers, by name. If a name stood twice, the last one is here. Values inside of tables
     /// and arrays are left out.
     ///
@@ -139,7 +144,7 @@ impl fmt::Debug for Delivery {
 }
 
 /// The wire's types, in the contract's terms.
-fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
+pub(crate) fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
     match value {
         AMQPValue::Boolean(value) => HeaderValue::Bool(*value),
         AMQPValue::ShortShortInt(value) => HeaderValue::Int((*value).into()),

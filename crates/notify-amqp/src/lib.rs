@@ -59,6 +59,7 @@ mod channel_pool;
 mod connection;
 mod consumer;
 mod credentials;
+mod dead_letter;
 mod delivery;
 mod delivery_tap;
 mod dial;
@@ -96,6 +97,10 @@ pub use broker_url::{BrokerUrl, BrokerUrlError};
 pub use canary::canary_key;
 pub use consumer::{Consumer, ConsumerConfig, ConsumerHandle, Dispatch};
 pub use credentials::{CredentialError, CredentialProblem, CredentialSource, Login};
+pub use dead_letter::{
+    DeadLetter, DeadLetterConfig, DeadLetterFigures, DeadLetterQueue, DeadLetterQueueError, DeadLetterStats,
+    DeadLetterTopology, DeadLetters, DeadLettersHandle, HandedOver, Replayed,
+};
 pub use delivery::Delivery;
 pub use difference::Difference;
 pub use error::ConsumerError;

@@ -46,6 +46,7 @@ pub(crate) fn method(payload: &mut [u8]) -> Verdict {
         (60, 30) => &[Short],                     // basic.cancel
         (60, 50) => &[Skip(2), Short, Short, Short], // basic.return
         (60, 60) => &[Short, Skip(9), Short, Short], // basic.deliver
+        (60, 71) => &[Skip(9), Short, Short],     // basic.get-ok
         _ => return Verdict::Clean,
     };
     let end = payload.len();
@@ -329,6 +330,9 @@ mod tests {
         let mut deliver = b"\0\x3c\0\x3c\x01c\0\0\0\0\0\0\0\x01\0\x02e\xff\x02\xffk".to_vec();
         assert_eq!(method(&mut deliver), Verdict::Repaired);
         assert_eq!(deliver, b"\0\x3c\0\x3c\x01c\0\0\0\0\0\0\0\x01\0\x02e?\x02?k");
+        let mut got = b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\x02e\xff\x01k\0\0\0\0".to_vec();
+        assert_eq!(method(&mut got), Verdict::Repaired);
+        assert_eq!(got, b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\x02e?\x01k\0\0\0\0");
         let mut close = b"\0\x14\0\x28\x01\x94\x03n\xc3\xc3\0\0\0\0".to_vec();
         assert_eq!(method(&mut close), Verdict::Repaired);
         assert_eq!(close, b"\0\x14\0\x28\x01\x94\x03n??\0\0\0\0");

@@ -17,7 +17,6 @@ use crate::{
     channel::Channel,
     connection::Connection,
     consumer::{ConsumerConfig, Dispatch},
-    dial::Passport,
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
     host::HostOrder,
@@ -123,29 +122,9 @@ impl<D: Dispatch> Supervisor<D> {
         self.backoff.failed_under(policy, now, fastrand::u64(..))
     }
 
-    /// One round over the hosts, without a wait between them.
-    async fn open(&mut self) -> Result<(Connection, Arc<str>), ConsumerError> {
-        let broker = &self.config.broker;
-        let passport = Passport::read(broker).await?;
-        let mut failures = Vec::new();
-        for left in (0..self.hosts.len()).rev() {
-            let address = self.hosts.turn();
-            match Connection::open(broker, &passport, &address, &self.stats).await {
-                Ok(connection) => return Ok((connection, address.to_string().into())),
-                Err(error) => {
-                    if left > 0 {
-                        warn!(%error, %address, "trying the next host");
-                    }
-                    failures.push(error);
-                }
-            }
-        }
-        Err(ConsumerError::of_round(failures))
-    }
-
     async fn connect(&mut self) -> Result<Session, ConsumerError> {
-        let (connection, host) = self.open().await?;
         let config = &self.config;
+        let (connection, host) = Connection::open_any(&config.broker, &mut self.hosts, &self.stats).await?;
         let prepared = async {
             let call_timeout = config.broker.call_timeout;
             let channel = Channel::of(&connection, call_timeout).await?;

@@ -10,6 +10,8 @@
 mod connecting;
 #[path = "broker/consuming.rs"]
 mod consuming;
+#[path = "broker/dead_letters.rs"]
+mod dead_letters;
 #[path = "broker/management.rs"]
 mod management;
 #[path = "broker/modes.rs"]

@@ -4,8 +4,8 @@ use futures_util::future::BoxFuture;
 
 use super::stage::Stage;
 use super::{
-    addressing, admittance, broker_login, conversation, drain, duplicates, examples, limits, logins, outage,
-    publishers, queue_modes, refusals, restart, slow_reader, start_up, trace, vectors,
+    addressing, admittance, broker_login, conversation, dead_letters, drain, duplicates, examples, limits,
+    logins, outage, publishers, queue_modes, refusals, restart, slow_reader, start_up, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -113,8 +113,11 @@ scenarios! {
     "queue-mismatch" SideBySide queue_modes::mismatch,
     "dead-host-first" SideBySide broker_login::dead_host_first,
     "unverified-tls-warns" SideBySide broker_login::unverified_tls_warns,
+    "dead-letters" SideBySide dead_letters::dead_letters,
+    "dead-letters-lobby-killed" SideBySide dead_letters::killed_before_the_confirm,
     "sigterm-drain" Alone drain::sigterm_drain,
     "broker-hangs" StopsBroker outage::broker_hangs,
     "broker-restart" StopsBroker restart::broker_restart,
     "broker-killed" StopsBroker restart::broker_killed,
+    "dead-letters-broker-killed" StopsBroker dead_letters::broker_killed,
 }

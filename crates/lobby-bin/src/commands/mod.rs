@@ -1,11 +1,15 @@
 //! Commands that do one thing and end, each in a file of its own.
 
+mod dead_letters;
 mod table;
 mod trace;
 
 use anyhow::Context;
 
-pub use self::trace::{TraceArgs, trace};
+pub use self::{
+    dead_letters::dead_letters,
+    trace::{TraceArgs, trace},
+};
 use crate::Failure;
 
 /// Runs `work` on this thread.

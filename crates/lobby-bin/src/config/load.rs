@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    broker, queue,
+    broker,
+    dead_letter::dead_letter_topology,
+    queue,
     settings::{Config, SETTINGS, Setting},
     value::without_login,
 };
@@ -112,6 +114,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     broker::settle(&mut loaded.config, &mut loaded.values)?;
     check_together(&loaded.config)?;
     queue::topology(&loaded.config)?;
+    dead_letter_topology(&loaded.config)?;
     Ok(loaded)
 }
 

@@ -1,6 +1,7 @@
 //! Configuration: defaults < TOML file < environment < flags. A key that nobody knows stops the start.
 
 mod broker;
+mod dead_letter;
 mod load;
 mod print;
 mod queue;
@@ -8,6 +9,7 @@ mod settings;
 mod value;
 
 pub use broker::connection;
+pub use dead_letter::{dead_letter_topology, dead_letters};
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;

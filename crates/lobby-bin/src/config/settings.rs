@@ -11,6 +11,7 @@ use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
 use super::{
     broker::BrokerFields,
+    dead_letter::DeadLetterFields,
     queue::QueueFields,
     value::{
         Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_hosts, parse_list,
@@ -41,6 +42,7 @@ pub struct Config {
     pub ack_delay: Duration,
     pub queue: QueueFields,
     pub standby_retry_max: Duration,
+    pub dead_letter: DeadLetterFields,
     pub max_body: ByteSize,
     pub tcp: Address,
     pub websocket: Address,
@@ -295,6 +297,19 @@ settings! {
         |c, t| c.queue.delivery_limit = set(t, |t| Ok(whole(t, 0, 1_000_000)? as u32))?;
     queue.standby_retry_max = "10s", "The longest wait between two attempts while another lobby has the queue; waits start at 1s and double.",
         |c, t| c.standby_retry_max = within(t, SECOND, 600 * SECOND)?;
+
+    dead_letter.exchange = "", "Topic exchange for the messages that the lobby drops, each kept with the reason; empty: they are acked and gone. Not the exchange that is consumed from.",
+        |c, t| c.dead_letter.exchange = if t.is_empty() { None } else { Some(parse(t)?) };
+    dead_letter.queue = "", "Queue that keeps them, one for all lobbies; empty: called like the exchange.",
+        |c, t| c.dead_letter.queue = t.to_owned();
+    dead_letter.routing_key = "", "Key that they are published with and the queue is bound with; empty: each message's own, and `#`.",
+        |c, t| c.dead_letter.routing_key = t.to_owned();
+    dead_letter.max_length = "10000", "Messages that the queue holds; the oldest make room. To change it, delete the queue or set a policy.",
+        |c, t| c.dead_letter.max_length = whole(t, 1, 100_000_000)? as u32;
+    dead_letter.max_pending = "0", "Dropped messages that may wait for the broker's confirm, unacked and in memory; one more is acked and lost. 0 means as many as `broker.prefetch` lets come.",
+        |c, t| c.dead_letter.max_pending = whole(t, 0, 65_535)?;
+    dead_letter.timeout = "2s", "How long one may wait for the confirm. Then all that wait are acked and lost, and no more wait until the broker confirms again: players do not wait for dead letters.",
+        |c, t| c.dead_letter.timeout = within(t, 10 * MS, 60 * SECOND)?;
 
     messages.max_body_bytes = "4160KiB", "A larger body is dropped as `too_large`; at least 1MiB.",
         |c, t| c.max_body = ByteSize::at_least(t, MIN_MAX_BODY_BYTES)?;
