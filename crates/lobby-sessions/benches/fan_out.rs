@@ -165,5 +165,5 @@ fn connect(listener: &TcpListener, index: usize) -> io::Result<(TcpStream, Admis
     let identity = Identity { user, login: format!("user-{user}"), expires_at: None };
     let transport = Transport::Tcp;
     let inbound = Inbound::new(transport, 1 << 14);
-    Ok((client, Admission { identity, transport, socket, peer, inbound, permit: None }))
+    Ok((client, Admission { identity, transport, socket, tls: None, peer, inbound, permit: None }))
 }

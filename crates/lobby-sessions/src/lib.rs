@@ -33,6 +33,7 @@ mod session;
 mod sessions;
 mod shard;
 mod stats;
+mod tls;
 mod transport;
 mod websocket;
 
@@ -53,5 +54,6 @@ pub use registry::DuplicateLogin;
 pub use session::Admission;
 pub use sessions::Sessions;
 pub use stats::{CLOSE_CODES, SessionStats};
+pub use tls::Tls;
 pub use transport::Transport;
 pub use websocket::pong_frame;

@@ -21,6 +21,13 @@ impl Place {
     pub fn new(places: Arc<dyn Places>, key: u64) -> Self {
         Self { places, key }
     }
+
+    /// The same place under another key, for which it has been counted instead.
+    #[must_use]
+    pub fn renamed(mut self, key: u64) -> Self {
+        self.key = key;
+        self
+    }
 }
 
 impl Drop for Place {

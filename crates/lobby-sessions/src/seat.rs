@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, Read, Write};
 use mio::net::TcpStream;
 
 use crate::{
-    Transport,
+    Tls, Transport,
     outbox::MAX_SLICES,
     run::{Run, Sent},
     session::Session,
@@ -30,6 +30,8 @@ pub(crate) struct Seat {
     socket: TcpStream,
     /// The session's.
     transport: Transport,
+    /// The session has TLS.
+    encrypted: bool,
     /// The session is open and nothing waits for it. True only when known, so whoever may change the session
     /// ([`Seat::session_mut`]) makes it false.
     direct: bool,
@@ -38,7 +40,8 @@ pub(crate) struct Seat {
 
 impl Seat {
     pub(crate) fn new(socket: TcpStream, session: Session) -> Self {
-        Self { socket, transport: session.transport, direct: false, session: Box::new(session) }
+        let (transport, encrypted) = (session.transport, session.tls.is_some());
+        Self { socket, transport, encrypted, direct: false, session: Box::new(session) }
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -54,6 +57,11 @@ impl Seat {
         self.transport
     }
 
+    /// Whether what goes through the socket is this session's alone.
+    pub(crate) const fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
     /// Whether a message may be written at once: the session is open and nothing waits for it.
     pub(crate) fn is_direct(&mut self) -> bool {
         self.direct = self.direct || (self.session.is_open() && self.session.outbox.is_empty());
@@ -65,17 +73,27 @@ impl Seat {
     pub(crate) fn write_run(&mut self, run: &Run<'_>) -> Sent {
         let mut sent = Sent::default();
         for (part, offered) in run.parts() {
-            let Ok(Written { bytes, took_all }) = write(&self.socket, part, offered) else { break };
+            let Ok(Written { bytes, blocked }) = self.write(part, offered) else { break };
             sent.add(part, offered, bytes);
-            if !took_all {
+            if blocked {
                 self.session_mut().block();
+            }
+            if blocked || bytes < offered {
                 break;
             }
         }
         sent
     }
 
-    /// What a ring writes to this seat; only for one that [`Seat::is_direct`].
+    fn write(&mut self, part: &[IoSlice<'_>], offered: usize) -> io::Result<Written> {
+        if self.encrypted {
+            encrypt(&self.socket, &mut self.session.tls, part)
+        } else {
+            send(&self.socket, part, offered)
+        }
+    }
+
+    /// What a ring writes to this seat; only for one that [`Seat::is_direct`] and not encrypted.
     #[cfg(feature = "io-uring")]
     pub(crate) fn job<'a>(&self, key: usize, slices: &'a [IoSlice<'a>]) -> crate::ring::Job<'a> {
         crate::ring::Job::new(key, &self.socket, slices)
@@ -100,25 +118,40 @@ impl Seat {
 
     /// Writes what waits, many messages to a system call, until the socket takes no more.
     pub(crate) fn flush(&mut self, stats: &ShardStats) -> Flushed {
-        let session = &mut self.session;
+        let session = &mut *self.session;
         while !session.outbox.is_empty() {
             if session.blocked {
                 return Flushed::Blocked;
             }
-            let written = if let Some(bytes) = session.outbox.single() {
-                write(&self.socket, &[IoSlice::new(bytes)], bytes.len())
+            let Session { outbox, tls, .. } = session;
+            let mut write = |slices: &[IoSlice<'_>], bytes| match tls {
+                Some(_) => encrypt(&self.socket, tls, slices),
+                None => send(&self.socket, slices, bytes),
+            };
+            let written = if let Some(bytes) = outbox.single() {
+                write(&[IoSlice::new(bytes)], bytes.len())
             } else {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                let (filled, bytes) = session.outbox.slices(&mut slices);
-                write(&self.socket, &slices[..filled], bytes)
+                let (filled, bytes) = outbox.slices(&mut slices);
+                write(&slices[..filled], bytes)
             };
-            let Ok(Written { bytes, took_all }) = written else { return Flushed::Broken };
+            let Ok(Written { bytes, blocked }) = written else { return Flushed::Broken };
             let frames = session.advance(bytes, stats);
             if bytes > 0 {
                 stats.wrote(1, frames, bytes);
             }
-            if !took_all {
+            if blocked {
                 session.block();
+            }
+        }
+        if let Some(tls) = &mut session.tls {
+            match tls.flush(&mut &self.socket) {
+                Ok(true) => {}
+                Ok(false) => {
+                    session.block();
+                    return Flushed::Blocked;
+                }
+                Err(_) => return Flushed::Broken,
             }
         }
         session.backlog_since = None;
@@ -126,13 +159,26 @@ impl Seat {
         Flushed::Empty
     }
 
-    /// Reads once what the socket holds.
-    pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
-        (&self.socket).read(into)
+    /// Reads once what the socket holds, and how much that was; true if there may be more.
+    pub(crate) fn read(&mut self, into: &mut [u8]) -> io::Result<(usize, bool)> {
+        let Some(tls) = &mut self.session.tls else {
+            // A read that does not fill the buffer has emptied the socket (epoll(7)); only the end may follow.
+            return (&self.socket).read(into).map(|count| (count, count == into.len()));
+        };
+        let read = tls.read(&mut &self.socket, into);
+        // TLS answers for itself, too: a new key, or an alert before the end.
+        if !tls.flush(&mut &self.socket)? {
+            self.session_mut().block();
+        }
+        read.map(|count| (count, true))
     }
 
     /// Ends our side of the connection: the client reads to the end.
-    pub(crate) fn shut_down_writing(&self) {
+    pub(crate) fn shut_down_writing(&mut self) {
+        if let Some(tls) = &mut self.session.tls {
+            // A connection that is lost already needs no farewell.
+            let _ = tls.close(&mut &self.socket);
+        }
         // A connection that is lost already needs no end.
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
@@ -143,25 +189,33 @@ impl Seat {
     }
 }
 
-/// What a socket took in one system call.
-#[derive(Default)]
+/// What was taken of the bytes offered.
 struct Written {
     bytes: usize,
-    /// False: the socket is full, and the event queue says when it has room again. A partial write says so as well
-    /// as one that is refused (epoll(7)).
-    took_all: bool,
+    /// The socket is full, and the event queue says when it has room again.
+    blocked: bool,
+}
+
+/// Has TLS take slices and the socket what becomes of them. It may take less than all though nothing is blocked.
+fn encrypt(mut socket: &TcpStream, tls: &mut Option<Tls>, slices: &[IoSlice<'_>]) -> io::Result<Written> {
+    let Some(tls) = tls else { return Err(io::ErrorKind::Unsupported.into()) };
+    let (bytes, blocked) = tls.write(&mut socket, slices)?;
+    Ok(Written { bytes, blocked })
 }
 
 /// Writes slices of `offered` bytes in all. A single one goes by `send`, which costs the kernel less than `writev`.
-fn write(mut socket: &TcpStream, slices: &[IoSlice<'_>], offered: usize) -> io::Result<Written> {
+/// A partial write says that the socket is full as well as one that is refused (epoll(7)).
+fn send(mut socket: &TcpStream, slices: &[IoSlice<'_>], offered: usize) -> io::Result<Written> {
     loop {
         let written = match slices {
             [single] => socket.write(single),
             many => socket.write_vectored(many),
         };
         match written {
-            Ok(bytes) => return Ok(Written { bytes, took_all: bytes == offered }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::default()),
+            Ok(bytes) => return Ok(Written { bytes, blocked: bytes < offered }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Written { bytes: 0, blocked: true });
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

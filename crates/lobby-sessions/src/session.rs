@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Instant};
 use notify_protocol::UserId;
 
 use crate::{
-    CloseReason, Frame, Identity, Inbound, Place, Transport,
+    CloseReason, Frame, Identity, Inbound, Place, Tls, Transport,
     outbox::{Full, Outbox},
     registry::Key,
     stats::ShardStats,
@@ -20,6 +20,8 @@ pub struct Admission {
     pub transport: Transport,
     /// The socket, in non-blocking mode.
     pub socket: std::net::TcpStream,
+    /// Encrypts what goes through the socket; the handshake is done.
+    pub tls: Option<Tls>,
     /// Where the client is, for the log.
     pub peer: SocketAddr,
     /// The decoder with whatever followed the login in the same packet.
@@ -50,6 +52,7 @@ pub(crate) struct Session {
     pub(crate) peer: SocketAddr,
     pub(crate) state: State,
     pub(crate) inbound: Inbound,
+    pub(crate) tls: Option<Tls>,
     pub(crate) outbox: Outbox,
     /// On its shard's list of those with something to write.
     pub(crate) dirty: bool,

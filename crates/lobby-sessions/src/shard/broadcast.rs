@@ -39,31 +39,51 @@ impl Broadcaster {
 
     /// Writes `runs` to every seat that is direct, and tells `sent` what each socket took.
     fn write(&mut self, seats: &mut Slab<Seat>, runs: &Runs<'_>, mut sent: impl FnMut(&mut Seat, Sent)) {
-        #[cfg(feature = "io-uring")]
-        if let Some(ring) = &mut self.ring
-            && let (Some(line), Some(websocket)) =
-                (runs.of(Transport::Tcp).single_part(), runs.of(Transport::WebSocket).single_part())
-        {
-            let part_of = |seat: &Seat| match seat.transport() {
-                Transport::Tcp => line,
-                Transport::WebSocket => websocket,
-            };
-            let direct = seats.iter_mut().filter_map(|(key, seat)| seat.is_direct().then_some((key, &*seat)));
-            let jobs: Vec<_> = direct.map(|(key, seat)| seat.job(key, part_of(seat).0)).collect();
-            ring.write(&jobs, |key, taken| {
-                let seat = &mut seats[key];
-                let (part, offered) = part_of(seat);
-                let of_seat = seat.took(part, offered, taken);
-                sent(seat, of_seat);
-            });
-            return;
-        }
+        let plain_done = self.write_at_once(seats, runs, &mut sent);
         for (_, seat) in seats {
-            if seat.is_direct() {
+            if seat.is_direct() && (seat.is_encrypted() || !plain_done) {
                 let of_seat = seat.write_run(runs.of(seat.transport()));
                 sent(seat, of_seat);
             }
         }
+    }
+
+    /// Writes to the seats that get the same bytes with one system call; false if nothing was written.
+    #[cfg(feature = "io-uring")]
+    fn write_at_once(
+        &mut self,
+        seats: &mut Slab<Seat>,
+        runs: &Runs<'_>,
+        sent: &mut impl FnMut(&mut Seat, Sent),
+    ) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        let parts = (runs.of(Transport::Tcp).single_part(), runs.of(Transport::WebSocket).single_part());
+        let (Some(line), Some(websocket)) = parts else { return false };
+        let part_of = |seat: &Seat| match seat.transport() {
+            Transport::Tcp => line,
+            Transport::WebSocket => websocket,
+        };
+        let plain = seats.iter_mut().filter_map(|(key, seat)| {
+            (seat.is_direct() && !seat.is_encrypted()).then(|| seat.job(key, part_of(seat).0))
+        });
+        let jobs: Vec<_> = plain.collect();
+        ring.write(&jobs, |key, taken| {
+            let seat = &mut seats[key];
+            let (part, offered) = part_of(seat);
+            let of_seat = seat.took(part, offered, taken);
+            sent(seat, of_seat);
+        });
+        true
+    }
+
+    #[cfg(not(feature = "io-uring"))]
+    fn write_at_once(
+        &mut self,
+        _: &mut Slab<Seat>,
+        _: &Runs<'_>,
+        _: &mut impl FnMut(&mut Seat, Sent),
+    ) -> bool {
+        false
     }
 }
 
@@ -101,7 +121,9 @@ impl Desk {
         let unsent = match &broadcasts[sent.whole..] {
             [next, after @ ..] if sent.of_next > 0 => {
                 next.is_for(1);
-                seat.session_mut().queue_rest(next, sent.of_next, &self.stats);
+                let session = seat.session_mut();
+                session.queue_rest(next, sent.of_next, &self.stats);
+                self.mark_dirty(session);
                 after
             }
             unsent => unsent,

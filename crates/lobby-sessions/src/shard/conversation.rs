@@ -51,11 +51,10 @@ impl Shard {
             return;
         }
         match seat.read(&mut self.scratch) {
-            Ok(0) => return self.remove(key),
-            Ok(count) => {
-                // A read that does not fill the buffer has emptied the socket (epoll(7)); only the end may follow.
+            Ok((0, _)) => return self.remove(key),
+            Ok((count, more)) => {
                 let session = seat.session_mut();
-                if count == self.scratch.len() || session.hung_up {
+                if more || session.hung_up {
                     self.unread.add(session);
                 }
                 if session.is_open() {

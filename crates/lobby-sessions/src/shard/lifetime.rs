@@ -31,7 +31,7 @@ pub(super) struct Drain {
 
 impl Shard {
     pub(super) fn admit(&mut self, admission: Admission, now: Instant) {
-        let Admission { identity, transport, socket, peer, mut inbound, permit } = admission;
+        let Admission { identity, transport, socket, tls, peer, mut inbound, permit } = admission;
         let mut socket = TcpStream::from_std(socket);
         let entry = self.seats.vacant_entry();
         let key = entry.key();
@@ -50,6 +50,7 @@ impl Shard {
             peer,
             state: State::Open,
             inbound,
+            tls,
             outbox: Outbox::new(transport, self.desk.config.outbox_bytes),
             dirty: false,
             unread: false,
@@ -67,6 +68,8 @@ impl Shard {
         };
         entry.insert(Seat::new(socket, session));
         self.desk.stats.session_opened(transport);
+        // TLS may hold what came with the login already: no event tells of that.
+        self.unread.add(self.seats[key].session_mut());
         self.enter(key);
         self.hear_out(key);
         self.flush_dirty(now);

@@ -116,6 +116,7 @@ impl Lobby {
             identity: identity(UserId::new(user)),
             transport,
             socket: socket.into_std().expect("a socket"),
+            tls: None,
             peer,
             inbound: Inbound::new(transport, 1 << 14),
             permit: None,
