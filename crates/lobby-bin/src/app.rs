@@ -1,6 +1,7 @@
 //! The parts put together: build, run until a signal, drain.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -28,9 +29,11 @@ use crate::{
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
+    listen_tls::ListenTls,
     listener::{Acceptor, bind},
     login::{self, Jwks, Verifier},
     metrics::Figures,
+    proxies::Proxies,
     readiness::Readiness,
     startup::Startup,
     trace::Trace,
@@ -63,7 +66,7 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
         }
     };
     let ended = tokio::select! {
-        name = signals.next() => {
+        name = signals.next_after(|| app.reload()) => {
             info!(signal = name, limit_ms = millis(app.drain_timeout), "draining");
             Ok(())
         }
@@ -99,11 +102,16 @@ impl Signals {
 
     /// Waits for one that means the end.
     async fn next(&mut self) -> &'static str {
+        self.next_after(|| info!("SIGHUP is passed over: the lobby is starting or draining")).await
+    }
+
+    /// Waits for one that means the end, and reloads what can be reloaded at each SIGHUP before.
+    async fn next_after(&mut self, reload: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => warn!("SIGHUP is passed over: nothing can be reloaded yet"),
+                _ = self.hang_up.recv() => reload(),
             }
         }
     }
@@ -121,6 +129,7 @@ struct App {
     consumer: ConsumerHandle,
     dead_letters: Option<DeadLettersHandle>,
     readiness: Readiness,
+    tls: Option<Arc<ListenTls>>,
     handshakes: TaskTracker,
     /// Cancelled when no more connections are accepted.
     stop_accepting: CancellationToken,
@@ -136,6 +145,7 @@ impl App {
             invent_login(&mut config)?;
         }
         let listeners = Listeners::bind(&config)?;
+        let tls = open_tls(&config)?;
         let verifier = Arc::new(open_verifier(&config).await?);
         let sessions = start_sessions(&config, Arc::clone(&verifier) as Arc<dyn Authenticator>)?;
         let outcomes = Arc::new(Outcomes::default());
@@ -150,13 +160,19 @@ impl App {
             login_timeout: config.login_timeout,
             max_login_bytes: config.max_login.0,
             origins: OriginPolicy::new(&config.origins),
+            doorkeeper: Arc::new(Doorkeeper::new(config.connection_limits(), std::time::Instant::now())),
+            proxies: Proxies {
+                networks: config.trusted_proxies.clone(),
+                protocol: config.proxy_protocol,
+                header: config.real_ip_header.clone(),
+            },
+            tls: Transport::ALL.map(|transport| tls.clone().filter(|_| config.tls_on.contains(&transport))),
             frame: config.frame,
             retry_spread_ms: millis(config.retry_spread),
             counts: Counts::default(),
             log_gate: Mutex::new(LogGate::new(LOGIN_LINES_PER_SECOND)),
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
         });
-        let doorkeeper = Arc::new(Doorkeeper::new(config.connection_limits(), std::time::Instant::now()));
         let figures = Figures {
             sessions: Arc::clone(&sessions),
             outcomes,
@@ -164,7 +180,6 @@ impl App {
             status: consumer.status(),
             dead_letters: dead_letters.as_ref().map(DeadLettersHandle::figures),
             gate: Arc::clone(&gate),
-            doorkeeper: Arc::clone(&doorkeeper),
         };
         let mut app = Self {
             drain_timeout: config.drain_timeout,
@@ -172,23 +187,17 @@ impl App {
             consumer,
             dead_letters,
             readiness,
+            tls,
             handshakes: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
             stop_admin: CancellationToken::new(),
             acceptors: Vec::new(),
         };
-        app.serve(listeners, &gate, &doorkeeper, figures, trace);
+        app.serve(listeners, &gate, figures, trace);
         Ok(app)
     }
 
-    fn serve(
-        &mut self,
-        listeners: Listeners,
-        gate: &Arc<Gate>,
-        doorkeeper: &Arc<Doorkeeper>,
-        figures: Figures,
-        trace: Arc<Trace>,
-    ) {
+    fn serve(&mut self, listeners: Listeners, gate: &Arc<Gate>, figures: Figures, trace: Arc<Trace>) {
         let (admitted, logins) = mpsc::channel(ADMISSIONS);
         tokio::spawn(admit(logins, Arc::clone(&self.sessions)));
         for (transport, listener) in
@@ -198,7 +207,6 @@ impl App {
             let acceptor = Acceptor {
                 transport,
                 gate: Arc::clone(gate),
-                doorkeeper: Arc::clone(doorkeeper),
                 admitted: admitted.clone(),
                 handshakes: self.handshakes.clone(),
                 stop: self.stop_accepting.clone(),
@@ -208,6 +216,19 @@ impl App {
         if let Some(listener) = listeners.admin {
             let stop = self.stop_admin.clone();
             tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, trace, stop));
+        }
+    }
+
+    /// What SIGHUP means: the certificate is read again. All else takes a restart.
+    fn reload(&self) {
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            None => {
+                warn!("SIGHUP is passed over: only `listen.tls_cert_file` can be reloaded, and it is not set")
+            }
+            Some(Ok(())) => info!("the certificate for clients was read again"),
+            Some(Err(error)) => {
+                error!(error = format!("{error:#}"), "the certificate was not reloaded; the old one stays");
+            }
         }
     }
 
@@ -279,6 +300,14 @@ async fn open_verifier(config: &Config) -> Result<Verifier, Failure> {
         }
     };
     Ok(Verifier::new(config, jwks))
+}
+
+fn open_tls(config: &Config) -> Result<Option<Arc<ListenTls>>, Failure> {
+    if config.tls_cert_file.is_empty() {
+        return Ok(None);
+    }
+    let tls = ListenTls::open(Path::new(&config.tls_cert_file), Path::new(&config.tls_key_file));
+    Ok(Some(Arc::new(tls.map_err(|error| Failure { code: Failure::CONFIG, error })?)))
 }
 
 fn start_sessions(

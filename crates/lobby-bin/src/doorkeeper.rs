@@ -62,7 +62,30 @@ impl Doorkeeper {
     /// # Errors
     /// The first limit in the way, in the order of [`Limit::ALL`]; a refused connection takes nothing of any limit.
     pub fn admit(self: &Arc<Self>, now: Instant, peer: SocketAddr) -> Result<Place, Limit> {
-        self.decide(now, peer).inspect_err(|limit| self.report(*limit, now, peer))
+        self.decide(now, Network::of(peer.ip())).inspect_err(|limit| self.report(*limit, now, peer))
+    }
+
+    /// As [`Self::admit`], for a client that a proxy speaks for: limits for one address are not about the proxy.
+    ///
+    /// # Errors
+    /// [`Limit::Total`], [`Limit::Rate`].
+    pub fn admit_hidden(self: &Arc<Self>, now: Instant, proxy: SocketAddr) -> Result<Place, Limit> {
+        self.decide(now, Network::HIDDEN).inspect_err(|limit| self.report(*limit, now, proxy))
+    }
+
+    /// Applies the limits for one address to a client that came through a proxy, once its address is known.
+    ///
+    /// # Errors
+    /// [`Limit::Address`], [`Limit::AddressRate`]; the place is given back then.
+    pub fn reveal(&self, now: Instant, place: Place, client: SocketAddr) -> Result<Place, Limit> {
+        let network = Network::of(client.ip());
+        let settle = || {
+            locked(&self.occupancy).settle(network)?;
+            let place = place.renamed(network.to_bits());
+            locked(&self.pace).settle(now.saturating_duration_since(self.start), network)?;
+            Ok(place)
+        };
+        settle().inspect_err(|limit| self.report(*limit, now, client))
     }
 
     /// Connections that hold a place.
@@ -75,8 +98,7 @@ impl Doorkeeper {
         Limit::ALL.into_iter().zip(self.refused.iter().map(|count| count.load(Relaxed)))
     }
 
-    fn decide(self: &Arc<Self>, now: Instant, peer: SocketAddr) -> Result<Place, Limit> {
-        let network = Network::of(peer.ip());
+    fn decide(self: &Arc<Self>, now: Instant, network: Network) -> Result<Place, Limit> {
         locked(&self.occupancy).enter(network)?;
         // Dropped again if it comes too fast.
         let place = Place::new(Arc::clone(self) as Arc<dyn Places>, network.to_bits());

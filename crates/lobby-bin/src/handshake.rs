@@ -3,6 +3,7 @@
 //! Runs apart from the threads that deliver: a flood of logins costs deliveries nothing. Everything is under one
 //! deadline and a limit in bytes.
 
+mod arrival;
 mod counts;
 #[cfg(test)]
 pub mod tests;
@@ -20,7 +21,6 @@ use lobby_sessions::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
@@ -28,8 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use self::counts::Counted;
-pub use self::counts::Counts;
-use crate::upgrade::{self, Decision, OriginPolicy, Rejection};
+pub use self::{arrival::Arrival, counts::Counts};
+use crate::{
+    doorkeeper::{Doorkeeper, Limit},
+    listen_tls::ListenTls,
+    proxies::Proxies,
+    stream::Stream,
+    upgrade::{self, Decision, OriginPolicy, Rejection},
+};
 
 /// Tokens that may fail before the connection is closed (`CLIENT_PROTOCOL`).
 const MAX_FAILED_LOGINS: u32 = 3;
@@ -37,7 +43,6 @@ const MAX_FAILED_LOGINS: u32 = 3;
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 /// Bytes of a connection that is being closed which are read and thrown away; one that sends more may be reset.
 const FAREWELL_BYTES: usize = 1 << 20;
-const READ_BYTES: usize = 4096;
 
 /// Limits and policies before login.
 pub struct Gate {
@@ -45,6 +50,10 @@ pub struct Gate {
     pub login_timeout: Duration,
     pub max_login_bytes: usize,
     pub origins: OriginPolicy,
+    pub doorkeeper: Arc<Doorkeeper>,
+    pub proxies: Proxies,
+    /// What encrypts TCP, and what encrypts WebSocket.
+    pub tls: [Option<Arc<ListenTls>>; Transport::ALL.len()],
     pub frame: FrameKind,
     pub retry_spread_ms: u64,
     pub counts: Counts,
@@ -71,24 +80,15 @@ impl From<io::Error> for End {
 
 impl Gate {
     /// Brings one connection to its login and returns it, or says farewell. `stop` ends it with 1012.
-    pub async fn receive(
-        &self,
-        socket: TcpStream,
-        peer: SocketAddr,
-        transport: Transport,
-        place: Place,
-        stop: &CancellationToken,
-    ) -> Option<Admission> {
+    pub async fn receive(&self, arrival: Arrival, stop: &CancellationToken) -> Option<Admission> {
         let _counted = Counted::new(&self.counts.handshakes);
         let deadline = Instant::now() + self.login_timeout;
-        let mut guest = Guest {
-            socket,
-            peer,
-            transport,
-            inbound: Inbound::new(transport, self.max_login_bytes),
-            frame: self.frame,
-            upgraded: transport == Transport::Tcp,
-            failed_logins: 0,
+        // Before that, nobody is there who could be told anything.
+        let mut guest = tokio::select! {
+            // Who is there already is told why it ends.
+            biased;
+            guest = timeout_at(deadline, self.meet(arrival)) => guest.ok()??,
+            () = stop.cancelled() => return None,
         };
         let login = guest.log_in(self);
         let outcome = tokio::select! {
@@ -98,9 +98,10 @@ impl Gate {
         match outcome {
             Ok(identity) => {
                 self.counts.logged_in.fetch_add(1, Relaxed);
-                let Guest { socket, inbound, .. } = guest;
-                let socket = socket.into_std().ok()?;
-                Some(Admission { identity, transport, socket, peer, inbound, permit: Some(place) })
+                let Guest { stream, peer, transport, place: permit, mut inbound, .. } = guest;
+                let (socket, tls, unused) = stream.into_parts().ok()?;
+                inbound.extend(&unused);
+                Some(Admission { identity, transport, socket, tls, peer, inbound, permit })
             }
             Err(end) => {
                 self.part(guest, end).await;
@@ -109,23 +110,26 @@ impl Gate {
         }
     }
 
-    /// The farewell of a connection that is over a limit, said before anything is read. `None` when too many are
-    /// being turned away already: the socket is then closed at once, and costs nothing more.
-    pub fn turn_away(
-        self: Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        transport: Transport,
-    ) -> Option<impl Future<Output = ()> + Send> {
+    /// The farewell of a connection that is over a limit, said before anything of the client's is read. `None` when
+    /// too many are being turned away already: the socket is then closed at once, and costs nothing more.
+    pub fn turn_away(self: Arc<Self>, arrival: Arrival) -> Option<impl Future<Output = ()> + Send> {
         let turning_away = Arc::clone(&self.turning_away).try_acquire_owned().ok()?;
         Some(async move {
-            let inbound = Inbound::new(transport, 0);
-            let upgraded = transport == Transport::Tcp;
-            let guest =
-                Guest { socket, peer, transport, inbound, frame: self.frame, upgraded, failed_logins: 0 };
-            self.part(guest, End::Close(CloseReason::TryLater)).await;
+            if let Ok(Some(guest)) = timeout(FAREWELL_TIME, self.meet(arrival)).await {
+                self.part(guest, End::Close(CloseReason::TryLater)).await;
+            }
             drop(turning_away);
         })
+    }
+
+    fn tls_for(&self, transport: Transport) -> Option<&ListenTls> {
+        self.tls[transport as usize].as_deref()
+    }
+
+    /// Whether another line may be logged, and how many were not.
+    fn log_passes(&self) -> Option<u64> {
+        let mut gate = self.log_gate.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.pass(std::time::Instant::now())
     }
 
     async fn part(&self, mut guest: Guest, end: End) {
@@ -148,38 +152,25 @@ impl Gate {
             }
         };
         let farewell = async {
-            guest.socket.write_all(&last_words).await?;
-            guest.socket.shutdown().await?;
+            guest.stream.write_all(&last_words).await?;
+            guest.stream.shutdown().await?;
             // Read to the end: a socket closed with unread bytes is reset, and the last words are lost.
             let mut room = FAREWELL_BYTES;
-            while room > 0 && !read(&guest.socket, |bytes| room = room.saturating_sub(bytes.len())).await? {}
+            while room > 0 && !guest.stream.read(|bytes| room = room.saturating_sub(bytes.len())).await? {}
             io::Result::Ok(())
         };
         let _ = timeout(FAREWELL_TIME, farewell).await;
     }
 }
 
-/// Waits for bytes and hands them over; true at the end. They lie on the stack and never in the future, which would
-/// leave holes of many kilobytes between the sessions that stay.
-async fn read(socket: &TcpStream, take: impl FnOnce(&[u8])) -> io::Result<bool> {
-    loop {
-        socket.readable().await?;
-        let mut scratch = [0; READ_BYTES];
-        match socket.try_read(&mut scratch) {
-            Ok(count) => {
-                take(&scratch[..count]);
-                return Ok(count == 0);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// A connection that has not logged in.
 struct Guest {
-    socket: TcpStream,
+    stream: Stream,
+    /// The client, as far as it is known: without a proxy's word, the proxy.
     peer: SocketAddr,
+    place: Option<Place>,
+    /// What its own address is over, as it came out behind a proxy.
+    over_limit: Option<Limit>,
     transport: Transport,
     inbound: Inbound,
     frame: FrameKind,
@@ -202,6 +193,9 @@ impl Guest {
     }
 
     async fn log_in(&mut self, gate: &Gate) -> Result<Identity, End> {
+        if self.over_limit.is_some() {
+            return Err(End::Close(CloseReason::TryLater));
+        }
         if self.transport == Transport::WebSocket {
             self.upgrade(gate).await?;
         }
@@ -212,7 +206,7 @@ impl Guest {
                 }
             }
             let inbound = &mut self.inbound;
-            if read(&self.socket, |bytes| inbound.extend(bytes)).await? {
+            if self.stream.read(|bytes| inbound.extend(bytes)).await? {
                 return Err(End::Left);
             }
         }
@@ -221,14 +215,15 @@ impl Guest {
     async fn upgrade(&mut self, gate: &Gate) -> Result<(), End> {
         let mut head = Vec::new();
         loop {
-            if read(&self.socket, |bytes| head.extend_from_slice(bytes)).await? {
+            if self.stream.read(|bytes| head.extend_from_slice(bytes)).await? {
                 return Err(End::Left);
             }
             match upgrade::decide(&head, gate.max_login_bytes, &gate.origins) {
                 Decision::NeedMore => {}
                 Decision::Reject(rejection) => return Err(End::Reject(rejection)),
                 Decision::Upgrade { response, head_len } => {
-                    self.socket.write_all(response.as_bytes()).await?;
+                    self.heed_proxy(gate, &head[..head_len])?;
+                    self.write(response.as_bytes()).await?;
                     self.upgraded = true;
                     self.inbound.extend(&head[head_len..]);
                     return Ok(());
@@ -237,11 +232,21 @@ impl Guest {
         }
     }
 
+    /// Takes a listed proxy's word for the client's address.
+    fn heed_proxy(&mut self, gate: &Gate, head: &[u8]) -> Result<(), End> {
+        let values = upgrade::values(head, &gate.proxies.header);
+        if let Some(client) = gate.proxies.real_ip(self.peer.ip(), values.iter().map(String::as_str)) {
+            self.peer = SocketAddr::new(client, 0);
+            gate.reveal(&mut self.place, self.peer).map_err(|_| End::Close(CloseReason::TryLater))?;
+        }
+        Ok(())
+    }
+
     async fn answer(&mut self, gate: &Gate, event: Event) -> Result<Option<Identity>, End> {
         let message = match event {
             Event::Message(message) => message,
             Event::Ping(payload) => {
-                self.socket.write_all(&pong_frame(&payload)).await?;
+                self.write(&pong_frame(&payload)).await?;
                 return Ok(None);
             }
             Event::Close(_) => return Err(End::Close(CloseReason::Bye)),
@@ -263,9 +268,7 @@ impl Guest {
 
     async fn refuse(&mut self, gate: &Gate, refused: &Refused) -> Result<(), End> {
         gate.counts.refused_tokens.fetch_add(1, Relaxed);
-        let gate_passed =
-            gate.log_gate.lock().unwrap_or_else(PoisonError::into_inner).pass(std::time::Instant::now());
-        if let Some(suppressed) = gate_passed {
+        if let Some(suppressed) = gate.log_passes() {
             // Escaped and cut: parts of the token may stand in it.
             let why: String = refused.0.escape_debug().take(200).collect();
             info!(peer = %self.peer, why, suppressed, "login refused");
@@ -280,6 +283,13 @@ impl Guest {
 
     async fn say(&mut self, json: &str) -> io::Result<()> {
         let frame = Frame::control(json, self.frame);
-        self.socket.write_all(self.transport.bytes(&frame)).await
+        let transport = self.transport;
+        self.write(transport.bytes(&frame)).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        // TLS keeps what the socket did not take at once.
+        self.stream.flush().await
     }
 }

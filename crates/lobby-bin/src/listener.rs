@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-use crate::{doorkeeper::Doorkeeper, handshake::Gate};
+use crate::handshake::{Arrival, Gate};
 
 /// Connections that the kernel may hold for us; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -48,7 +48,6 @@ pub fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub struct Acceptor {
     pub transport: Transport,
     pub gate: Arc<Gate>,
-    pub doorkeeper: Arc<Doorkeeper>,
     /// Where connections go that have logged in.
     pub admitted: mpsc::Sender<Admission>,
     pub handshakes: TaskTracker,
@@ -92,17 +91,24 @@ impl Acceptor {
     fn welcome(&self, socket: TcpStream, peer: SocketAddr) {
         // Messages are small and must go out at once. A socket that refuses the option is broken anyway.
         let _ = socket.set_nodelay(true);
-        let (gate, transport) = (Arc::clone(&self.gate), self.transport);
-        match self.doorkeeper.admit(Instant::now(), peer) {
+        let gate = Arc::clone(&self.gate);
+        let now = Instant::now();
+        let place = match gate.proxies.lists(peer.ip()) {
+            true => gate.doorkeeper.admit_hidden(now, peer),
+            false => gate.doorkeeper.admit(now, peer),
+        };
+        let arrival = |place| Arrival { socket, peer, transport: self.transport, place };
+        match place {
             Err(_) => {
-                if let Some(farewell) = gate.turn_away(socket, peer, transport) {
+                if let Some(farewell) = gate.turn_away(arrival(None)) {
                     self.handshakes.spawn(farewell);
                 }
             }
             Ok(place) => {
+                let arrival = arrival(Some(place));
                 let (admitted, stop) = (self.admitted.clone(), self.stop.clone());
                 self.handshakes.spawn(async move {
-                    if let Some(admission) = gate.receive(socket, peer, transport, place, &stop).await {
+                    if let Some(admission) = gate.receive(arrival, &stop).await {
                         let _ = admitted.send(admission).await;
                     }
                 });

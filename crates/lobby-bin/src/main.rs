@@ -9,12 +9,15 @@ mod dispatch;
 mod doorkeeper;
 mod file_limit;
 mod handshake;
+mod listen_tls;
 mod listener;
 mod logging;
 mod login;
 mod metrics;
+mod proxies;
 mod readiness;
 mod startup;
+mod stream;
 mod trace;
 mod upgrade;
 

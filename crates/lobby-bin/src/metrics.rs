@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::{dispatch::Outcomes, doorkeeper::Doorkeeper, handshake::Gate};
+use crate::{dispatch::Outcomes, handshake::Gate};
 
 /// Where the figures are.
 #[derive(Clone)]
@@ -25,7 +25,6 @@ pub struct Figures {
     /// Where dead letters are kept.
     pub dead_letters: Option<DeadLetterFigures>,
     pub gate: Arc<Gate>,
-    pub doorkeeper: Arc<Doorkeeper>,
 }
 
 impl std::fmt::Debug for Figures {
@@ -150,7 +149,7 @@ impl Figures {
     }
 
     fn connections(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
-        let open = u64::try_from(self.doorkeeper.open()).unwrap_or(u64::MAX);
+        let open = u64::try_from(self.gate.doorkeeper.open()).unwrap_or(u64::MAX);
         page.gauge("connections", "Connections of clients, logged in or not", &[(&[], open)])?;
         page.gauge(
             "handshakes",
@@ -158,7 +157,7 @@ impl Figures {
             &[(&[], self.gate.counts.handshakes.load(Relaxed))],
         )?;
         let series: Vec<_> =
-            self.doorkeeper.refused().map(|(limit, n)| ([("limit", limit.as_str())], n)).collect();
+            self.gate.doorkeeper.refused().map(|(limit, n)| ([("limit", limit.as_str())], n)).collect();
         let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
         page.counter("connections_refused", "Connections turned away by the limit that was reached", &series)
     }
@@ -185,6 +184,14 @@ impl Figures {
             "upgrades_refused",
             "HTTP requests that were not upgraded",
             &[(&[], counts.refused_upgrades.load(Relaxed))],
+        )?;
+        page.counter(
+            "arrivals_failed",
+            "Connections that ended before the client could be spoken to: no TLS, or a listed proxy without header",
+            &[
+                (&[("stage", "proxy_header")], counts.bad_proxy_headers.load(Relaxed)),
+                (&[("stage", "tls")], counts.failed_tls.load(Relaxed)),
+            ],
         )?;
         page.counter("invalid_commands", "Unknown commands of sessions", &[(&[], stats.invalid_commands)])?;
         let mut closes = stats.closes;

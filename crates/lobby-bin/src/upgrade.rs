@@ -116,6 +116,17 @@ pub fn decide(bytes: &[u8], max_head: usize, origins: &OriginPolicy) -> Decision
     }
 }
 
+/// The values of the header `name` of a request's head, in their order; none if `name` is empty.
+pub fn values(head: &[u8], name: &str) -> Vec<String> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    if name.is_empty() || request.parse(head).is_err() {
+        return Vec::new();
+    }
+    let named = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| String::from_utf8_lossy(header.value).into_owned()).collect()
+}
+
 fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<String, Rejection> {
     let header = |name: &str| {
         let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));

@@ -244,6 +244,18 @@ fn unknown(section: &str, key: &str, origin: &Origin) -> ConfigError {
 }
 
 fn check_together(config: &Config) -> Result<(), ConfigError> {
+    let conflict = |text: &str| Err(ConfigError::Conflict(text.to_owned()));
+    if config.tls_cert_file.is_empty() != config.tls_key_file.is_empty() {
+        return conflict(
+            "`listen.tls_cert_file` and `listen.tls_key_file` need each other: set both or neither",
+        );
+    }
+    let word = if config.proxy_protocol { "listen.proxy_protocol" } else { "listen.real_ip_header" };
+    if config.trusted_proxies.is_empty() && (config.proxy_protocol || !config.real_ip_header.is_empty()) {
+        return conflict(&format!(
+            "`{word}` is set, but nobody's word is taken: list the proxies in `listen.trusted_proxies`"
+        ));
+    }
     if config.has_login() {
         return Ok(());
     }

@@ -5,7 +5,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use lobby_sessions::{DuplicateLogin, FrameKind, MAX_REACH_ENTRIES, OverflowPolicy};
+use ipnet::IpNet;
+use lobby_sessions::{DuplicateLogin, FrameKind, MAX_REACH_ENTRIES, OverflowPolicy, Transport};
 use notify_amqp::{BrokerUrl, Declare, Login, Overflow, QueueMode, QueueType};
 use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
@@ -14,8 +15,8 @@ use super::{
     dead_letter::DeadLetterFields,
     queue::QueueFields,
     value::{
-        Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_hosts, parse_list,
-        parse_pairs,
+        Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_header_name,
+        parse_hosts, parse_list, parse_networks, parse_pairs,
     },
 };
 use crate::doorkeeper::{Limits, Rate};
@@ -54,6 +55,12 @@ pub struct Config {
     pub max_accepts_per_second_per_address: usize,
     pub accept_burst_per_address: usize,
     pub origins: Vec<String>,
+    pub tls_cert_file: String,
+    pub tls_key_file: String,
+    pub tls_on: Vec<Transport>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub proxy_protocol: bool,
+    pub real_ip_header: String,
     pub secret: Secret,
     pub jwks: String,
     pub jwks_refresh: Duration,
@@ -334,6 +341,18 @@ settings! {
         |c, t| c.accept_burst_per_address = whole(t, 1, 10_000_000)?;
     listen.origins = "", "Origins that browsers may connect from, separated by commas; empty allows the same host, \"*\" all.",
         |c, t| c.origins = t.split(',').map(str::trim).filter(|o| !o.is_empty()).map(str::to_owned).collect();
+    listen.tls_cert_file = "", "PEM file of the certificate that clients see, with its chain, and with it TLS for them. Read again on SIGHUP.",
+        |c, t| c.tls_cert_file = t.to_owned();
+    listen.tls_key_file = "", "PEM file of that certificate's key. Read again on SIGHUP.",
+        |c, t| c.tls_key_file = t.to_owned();
+    listen.tls = "both", "Which listeners use TLS where there is a certificate: \"both\", \"tcp\" or \"websocket\".",
+        |c, t| c.tls_on = choice(t, &[("both", &Transport::ALL[..]), ("tcp", &[Transport::Tcp]), ("websocket", &[Transport::WebSocket])])?.to_vec();
+    listen.trusted_proxies = "", "Addresses and networks (10.0.0.0/8) of proxies, separated by commas, whose word about a client's address is taken. Limits for each address are then about the client.",
+        |c, t| c.trusted_proxies = parse_networks(t)?;
+    listen.proxy_protocol = "off", "\"on\": listed proxies, and only they, begin each connection with a PROXY header, version 1 or 2; one without is closed.",
+        |c, t| c.proxy_protocol = choice(t, &[("off", false), ("on", true)])?;
+    listen.real_ip_header = "", "HTTP header in which listed proxies name a WebSocket client's address, as in X-Forwarded-For or X-Real-IP; empty means none.",
+        |c, t| c.real_ip_header = parse_header_name(t)?;
 
     auth.secret = "" secret, "HS256 secret for development; empty means none.",
         |c, t| c.secret = Secret::new(t);
@@ -461,6 +480,9 @@ mod tests {
             ("listen", "max_connections_per_address", "-1", "from 0 to"),
             ("listen", "max_accepts_per_second", "fast", "from 0 to"),
             ("listen", "accept_burst", "0", "from 1 to"),
+            ("listen", "tls", "on", "\"both\" or \"tcp\" or \"websocket\""),
+            ("listen", "trusted_proxies", "10.0.0.1, proxy.example", "proxy.example"),
+            ("listen", "real_ip_header", "X Forwarded", "HTTP header"),
             ("log", "format", "xml", "\"human\" or \"json\""),
         ] {
             let error = Setting::find(section, key).expect("a setting").apply(&mut config, value);

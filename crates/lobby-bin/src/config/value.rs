@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
+use ipnet::IpNet;
 use notify_amqp::{CredentialSource, Host, HostError};
 
 /// An address to listen on, or none.
@@ -139,6 +140,27 @@ pub fn without_login(location: &str) -> String {
 pub fn parse_hosts(text: &str) -> Result<Vec<Host>, String> {
     let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
     hosts.map(|host| host.parse().map_err(|error: HostError| error.to_string())).collect()
+}
+
+/// Parses addresses and networks separated by commas.
+pub fn parse_networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    texts
+        .map(|text| {
+            let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+            text.parse::<IpNet>()
+                .or_else(|_| address())
+                .map_err(|_| format!("{text:?} is neither an address nor a network like 10.0.0.0/8"))
+        })
+        .collect()
+}
+
+/// Checks the name of an HTTP header (RFC 9110, 5.6.2); empty means none.
+pub fn parse_header_name(text: &str) -> Result<String, String> {
+    let is_token = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    is_token
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected the name of an HTTP header, as in X-Real-IP".to_owned())
 }
 
 /// Parses a command: words as a shell would split them, without running one. The error repeats nothing.

@@ -5,11 +5,17 @@ use std::net::IpAddr;
 /// Marks an IPv4 address. As the beginning of an IPv6 address it would mean multicast, from where nobody connects.
 const V4: u64 = 0xff << 56;
 
+/// Marks the connections of which only the proxy is known.
+const HIDDEN: u64 = V4 | 1 << 48;
+
 /// What counts as one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(u64);
 
 impl Network {
+    /// Whoever a proxy speaks for and has not named yet; limits for one address are not about it.
+    pub const HIDDEN: Self = Self(HIDDEN);
+
     /// The network of a client's address. An IPv4-mapped IPv6 address is the IPv4 address that it stands for.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {

@@ -31,14 +31,23 @@ impl Occupancy {
         if self.open >= self.total {
             return Err(Limit::Total);
         }
-        if self.per_address > 0 {
+        self.settle(network)?;
+        self.open += 1;
+        Ok(())
+    }
+
+    /// Counts one for its address that was counted in as hidden.
+    ///
+    /// # Errors
+    /// [`Limit::Address`]; nothing is counted then.
+    pub fn settle(&mut self, network: Network) -> Result<(), Limit> {
+        if self.per_address > 0 && network != Network::HIDDEN {
             let open = self.networks.entry(network).or_default();
             if *open as usize >= self.per_address {
                 return Err(Limit::Address);
             }
             *open += 1;
         }
-        self.open += 1;
         Ok(())
     }
 
@@ -87,6 +96,21 @@ mod tests {
             occupancy.leave(A);
             assert_eq!(occupancy.enter(A), Ok(()), "{total} {per_address}");
         }
+    }
+
+    #[test]
+    fn who_is_hidden_behind_a_proxy_is_counted_in_all_and_once_known_for_the_address() {
+        let mut occupancy = Occupancy::new(4, 1);
+        for _ in 0..4 {
+            assert_eq!(occupancy.enter(Network::HIDDEN), Ok(()));
+        }
+        assert_eq!(occupancy.enter(Network::HIDDEN), Err(Limit::Total));
+        assert_eq!(
+            (occupancy.settle(A), occupancy.settle(A), occupancy.settle(B)),
+            (Ok(()), Err(Limit::Address), Ok(()))
+        );
+        [A, B, Network::HIDDEN, Network::HIDDEN].into_iter().for_each(|network| occupancy.leave(network));
+        assert_eq!((occupancy.open(), occupancy.networks()), (0, 0));
     }
 
     #[test]

@@ -40,8 +40,8 @@ impl Pace {
     /// [`Limit::AddressRate`], [`Limit::Rate`]; no token is taken then.
     pub fn pass(&mut self, now: Duration, network: Network) -> Result<(), Limit> {
         self.sweep(now);
-        let mut bucket = self.networks.get(&network).copied().unwrap_or_default();
-        if self.address_rate.is_some_and(|rate| !bucket.has_token(rate, now)) {
+        let may_pass = self.bucket(network).is_none_or(|(rate, bucket)| bucket.has_token(rate, now));
+        if !may_pass {
             return Err(Limit::AddressRate);
         }
         if self.rate.is_some_and(|rate| !self.all.has_token(rate, now)) {
@@ -50,11 +50,28 @@ impl Pace {
         if let Some(rate) = self.rate {
             self.all.take(rate, now);
         }
-        if let Some(rate) = self.address_rate {
+        self.settle(now, network)
+    }
+
+    /// Lets one pass for its address that has passed as hidden.
+    ///
+    /// # Errors
+    /// [`Limit::AddressRate`]; no token is taken then.
+    pub fn settle(&mut self, now: Duration, network: Network) -> Result<(), Limit> {
+        if let Some((rate, mut bucket)) = self.bucket(network) {
+            if !bucket.has_token(rate, now) {
+                return Err(Limit::AddressRate);
+            }
             bucket.take(rate, now);
             self.remember(network, bucket);
         }
         Ok(())
+    }
+
+    /// The rate and the bucket of an address that has them.
+    fn bucket(&self, network: Network) -> Option<(Rate, Bucket)> {
+        let rate = self.address_rate.filter(|_| network != Network::HIDDEN)?;
+        Some((rate, self.networks.get(&network).copied().unwrap_or_default()))
     }
 
     fn remember(&mut self, network: Network, bucket: Bucket) {
@@ -111,6 +128,17 @@ mod tests {
         for (index, (millis, network, want)) in arrivals.into_iter().enumerate() {
             assert_eq!(pace.pass(at(millis), network), want, "arrival {index}");
         }
+    }
+
+    #[test]
+    fn who_is_hidden_behind_a_proxy_pays_for_all_and_once_known_for_the_address() {
+        let mut pace = Pace::new(Rate::new(1, 3), Rate::new(1, 1));
+        for want in [Ok(()), Ok(()), Ok(()), Err(Limit::Rate)] {
+            assert_eq!(pace.pass(at(0), Network::HIDDEN), want);
+        }
+        assert_eq!((pace.settle(at(0), A), pace.settle(at(0), A)), (Ok(()), Err(Limit::AddressRate)));
+        assert_eq!(pace.settle(at(0), B), Ok(()));
+        assert_eq!(pace.networks(), 2);
     }
 
     #[test]

@@ -42,6 +42,30 @@ fn a_refused_connection_is_counted_and_takes_no_place() {
 }
 
 #[test]
+fn a_client_behind_a_proxy_is_held_to_the_limits_of_its_own_address() {
+    let start = Instant::now();
+    let doorkeeper = Arc::new(Doorkeeper::new(limits(4, 1, (0, 0), (0, 0)), start));
+    let hidden = || doorkeeper.admit_hidden(start, peer(9)).expect("the proxy's address has no limit");
+    let place = doorkeeper.reveal(start, hidden(), peer(1)).expect("the first of its address");
+    assert_eq!(doorkeeper.reveal(start, hidden(), peer(1)).expect_err("the second"), Limit::Address);
+    assert_eq!(doorkeeper.admit(start, peer(1)).expect_err("nor without a proxy"), Limit::Address);
+    assert_eq!(doorkeeper.open(), 1, "who is refused takes no place");
+    drop(place);
+    assert_eq!(doorkeeper.open(), 0);
+    let place = doorkeeper.reveal(start, hidden(), peer(1)).expect("free again");
+    drop((place, hidden()));
+    assert_eq!(doorkeeper.open(), 0);
+
+    let paced = Arc::new(Doorkeeper::new(limits(9, 9, (0, 0), (1, 1)), start));
+    let hidden = || paced.admit_hidden(start, peer(9)).expect("the proxy's address has no limit");
+    let first = paced.reveal(start, hidden(), peer(1));
+    assert_eq!(paced.reveal(start, hidden(), peer(1)).expect_err("too fast"), Limit::AddressRate);
+    assert_eq!(paced.open(), 1);
+    drop(first);
+    assert_eq!(paced.open(), 0);
+}
+
+#[test]
 fn a_place_that_another_thread_drops_is_free_again() {
     let start = Instant::now();
     let doorkeeper = Arc::new(Doorkeeper::new(limits(1, 1, (0, 0), (0, 0)), start));

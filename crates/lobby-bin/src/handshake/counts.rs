@@ -13,6 +13,9 @@ pub struct Counts {
     pub refused_tokens: AtomicU64,
     pub refused_upgrades: AtomicU64,
     pub left: AtomicU64,
+    /// Connections of listed proxies that did not begin with a PROXY header.
+    pub bad_proxy_headers: AtomicU64,
+    pub failed_tls: AtomicU64,
     closed: [AtomicU64; lobby_sessions::CLOSE_CODES.len()],
 }
 

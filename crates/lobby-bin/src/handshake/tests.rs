@@ -3,10 +3,13 @@
 use std::time::Instant as StdInstant;
 
 use lobby_sessions::Verdict;
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
-use crate::doorkeeper::{Doorkeeper, Limits};
+use crate::doorkeeper::Limits;
 
 struct Nobody;
 
@@ -23,6 +26,12 @@ pub fn gate(login_timeout: Duration) -> Gate {
         login_timeout,
         max_login_bytes: 1024,
         origins: OriginPolicy::SameHost,
+        doorkeeper: Arc::new(Doorkeeper::new(
+            Limits { total: 1, per_address: 1, rate: None, address_rate: None },
+            StdInstant::now(),
+        )),
+        proxies: Proxies::default(),
+        tls: [None, None],
         frame: FrameKind::Text,
         retry_spread_ms: 1000,
         counts: Counts::default(),
@@ -37,13 +46,13 @@ async fn answer(gate: Gate, transport: Transport, said: &str, stop: Cancellation
     let address = listener.local_addr().expect("an address");
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (mut client, (socket, peer)) = (client.expect("connected"), accepted.expect("accepted"));
-    let limits = Limits { total: 1, per_address: 1, rate: None, address_rate: None };
-    let doorkeeper = Arc::new(Doorkeeper::new(limits, StdInstant::now()));
-    let place = doorkeeper.admit(StdInstant::now(), peer).expect("let in");
+    let doorkeeper = Arc::clone(&gate.doorkeeper);
+    let place = Some(doorkeeper.admit(StdInstant::now(), peer).expect("let in"));
     let gate = Arc::new(gate);
     let receiver = Arc::clone(&gate);
     let receiving = tokio::spawn(async move {
-        assert!(receiver.receive(socket, peer, transport, place, &stop).await.is_none());
+        let arrival = Arrival { socket, peer, transport, place };
+        assert!(receiver.receive(arrival, &stop).await.is_none());
     });
     client.write_all(said.as_bytes()).await.expect("written");
     let mut heard = String::new();

@@ -1,5 +1,7 @@
 //! Limits on connections, over real sockets.
 
+mod arrivals;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::{
@@ -10,8 +12,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    doorkeeper::{Limit, Limits, Rate},
+    doorkeeper::{Doorkeeper, Limit, Limits, Rate},
     handshake::tests::gate,
+    listen_tls::ListenTls,
+    proxies::Proxies,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,27 +27,33 @@ struct Door {
     doorkeeper: Arc<Doorkeeper>,
     gate: Arc<Gate>,
     stop: CancellationToken,
-    _admitted: mpsc::Receiver<Admission>,
+    admitted: mpsc::Receiver<Admission>,
 }
 
 impl Door {
     fn open(transport: Transport, limits: Limits) -> Self {
+        Self::open_with(transport, limits, |_| {})
+    }
+
+    fn open_with(transport: Transport, limits: Limits, change: impl FnOnce(&mut Gate)) -> Self {
         let listener = bind("test", "127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (admitted, _admitted) = mpsc::channel(1);
+        let (admit, admitted) = mpsc::channel(1);
         // Its time stands still until then: no token comes back, however slow the machine is.
         let doorkeeper = Arc::new(Doorkeeper::new(limits, Instant::now() + LATER));
-        let (gate, stop) = (Arc::new(gate(LATER)), CancellationToken::new());
+        let mut gate = Gate { doorkeeper: Arc::clone(&doorkeeper), ..gate(LATER) };
+        change(&mut gate);
+        let gate = Arc::new(gate);
+        let stop = CancellationToken::new();
         let acceptor = Acceptor {
             transport,
             gate: Arc::clone(&gate),
-            doorkeeper: Arc::clone(&doorkeeper),
-            admitted,
+            admitted: admit,
             handshakes: TaskTracker::new(),
             stop: stop.clone(),
         };
         tokio::spawn(acceptor.run(listener));
-        Self { address, doorkeeper, gate, stop, _admitted }
+        Self { address, doorkeeper, gate, stop, admitted }
     }
 
     async fn connect_from(&self, address: &str) -> TcpStream {
