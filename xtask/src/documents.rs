@@ -95,6 +95,17 @@ it again. The mode `shared` gives each notification to one lobby only: for servi
 Of `singleton` lobbies one consumes; the others stand by like a second one of the same name. A queue or exchange that
 exists with other properties ends a start with exit code 65 and says which; the lobby never deletes one.
 
+The self-check: every `self_check.interval` the lobby publishes a canary through its exchange to its own queue, by the key
+`lobby.canary.INSTANCE`, on a connection of its own; no client gets one, and no other lobby. When neither a canary nor a
+notification came for `self_check.max_age`, the lobby is not ready, says so, and connects again; it is ready again when it
+hears something. Bindings are made again at each interval, whether they are missing or not, as AMQP does not tell: what a
+publisher sends meanwhile is returned to it if it asks for that (mandatory) and no other queue takes it, or else lost to this
+lobby. A canary that comes back, an exchange or queue that is gone and a queue without a consumer are noticed and repaired
+(`lobby_self_check_repairs_total`). Where the broker blocks publishers or takes no canary from this user, silence proves
+nothing: the lobby stays ready, `/ready` says `unknown` with the reason, and the log once what to do. The user needs the
+permission to write to the exchange; with `queue.declare` other than `active` somebody else binds the canary's key. Where
+lobbies share a queue there is no self-check: one would take the other's canary.
+
 What the broker refuses for good before the lobby has consumed for the first time ends it with an exit code of the cause's
 own (`lobby --help` lists them); so does a file that cannot be read. Later the same makes it unready, and it keeps trying.
 A broker that does not answer is waited for, until `broker.startup_timeout` if that is set; clients are served meanwhile.

@@ -25,6 +25,7 @@ mod queue_modes;
 mod refusals;
 mod report;
 mod restart;
+mod self_check;
 mod slow_reader;
 mod stage;
 mod start_up;

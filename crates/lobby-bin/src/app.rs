@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Failure, admin,
-    config::{Address, Config, connection, dead_letters, topology},
+    config::{Address, Config, connection, dead_letters, self_check, topology},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
@@ -153,7 +153,7 @@ impl App {
         let (letters, dead_letters) =
             dead_letters(&config)?.map(|config| DeadLetters::start(config, &Handle::current())).unzip();
         let consumer = start_consumer(&config, &sessions, &outcomes, &trace, letters)?;
-        let readiness = Readiness::new(consumer.status());
+        let readiness = Readiness::new(consumer.status(), consumer.self_check());
 
         let gate = Arc::new(Gate {
             authenticator: verifier,
@@ -179,6 +179,7 @@ impl App {
             consumer: consumer.stats(),
             status: consumer.status(),
             dead_letters: dead_letters.as_ref().map(DeadLettersHandle::figures),
+            self_check: consumer.self_check(),
             gate: Arc::clone(&gate),
         };
         let mut app = Self {
@@ -350,6 +351,7 @@ fn start_consumer(
         consumer.ack_batch = config.ack_batch.min(config.prefetch);
     }
     consumer.ack_delay = config.ack_delay;
+    consumer.self_check = self_check(config, &consumer.topology.options)?;
     consumer.backoff = BackoffPolicy { cap: config.reconnect_max, ..BackoffPolicy::default() };
     consumer.standby.cap = config.standby_retry_max;
     consumer.stop_timeout = config.drain_timeout / 3;

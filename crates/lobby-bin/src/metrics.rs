@@ -4,7 +4,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use lobby_sessions::{CLOSE_CODES, Sessions, Snapshot, Transport};
-use notify_amqp::{ConsumerStats, ConsumerStatus, DeadLetterFigures, Ticket};
+use notify_amqp::{ConsumerStats, ConsumerStatus, DeadLetterFigures, SelfCheck, Ticket};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, text::encode},
@@ -24,6 +24,7 @@ pub struct Figures {
     pub status: watch::Receiver<ConsumerStatus>,
     /// Where dead letters are kept.
     pub dead_letters: Option<DeadLetterFigures>,
+    pub self_check: Option<SelfCheck>,
     pub gate: Arc<Gate>,
 }
 
@@ -94,7 +95,8 @@ impl Collector for Figures {
         self.connections(&mut page)?;
         self.clients(&mut page)?;
         self.broker(&mut page)?;
-        self.dead_letters(&mut page)
+        self.dead_letters(&mut page)?;
+        self.self_check(&mut page)
     }
 }
 
@@ -222,6 +224,11 @@ impl Figures {
                 "Attempts to connect that failed and connections that broke",
                 stats.failures.get(),
             ),
+            (
+                "consumer_cancelled",
+                "Times that the broker ended the consumer, as its queue was gone",
+                stats.cancelled.get(),
+            ),
             ("broker_deliveries", "Deliveries taken from the broker", stats.deliveries.get()),
             ("redelivered", "Deliveries that the broker marked as delivered before", stats.redelivered.get()),
             ("acked", "Deliveries acked", stats.acked.get()),
@@ -254,5 +261,21 @@ impl Figures {
             "Dropped messages that wait for the confirm of their dead letter",
             &[(&[], letters.pending())],
         )
+    }
+
+    fn self_check(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let Some(check) = &self.self_check else { return Ok(()) };
+        let help = "Since a canary came through the queue; before the first, since consuming began";
+        let mut metric =
+            page.0.encode_descriptor("canary_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        if let Some(age) = check.age() {
+            metric.encode_gauge(&age.as_secs_f64())?;
+        }
+        let series: Vec<_> = check.canaries().map(|(outcome, n)| ([("outcome", outcome)], n)).collect();
+        let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+        page.counter("canaries", "Canaries of the self-check by what became of them", &series)?;
+        let series: Vec<_> = check.repairs().map(|(fault, n)| ([("what", fault.as_str())], n)).collect();
+        let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+        page.counter("self_check_repairs", "What the self-check found missing and repaired", &series)
     }
 }

@@ -1,11 +1,11 @@
-//! Whether this instance should get players: it consumes, and it is not draining.
+//! Whether this instance should get players: it consumes, messages come through, and it is not draining.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use notify_amqp::ConsumerStatus;
+use notify_amqp::{ConsumerStatus, SelfCheck, SelfCheckVerdict};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -13,13 +13,14 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Readiness {
     consumer: watch::Receiver<ConsumerStatus>,
+    self_check: Option<SelfCheck>,
     draining: Arc<AtomicBool>,
 }
 
 impl Readiness {
-    /// Follows the consumer.
-    pub fn new(consumer: watch::Receiver<ConsumerStatus>) -> Self {
-        Self { consumer, draining: Arc::default() }
+    /// Follows the consumer, and its self-check where there is one.
+    pub fn new(consumer: watch::Receiver<ConsumerStatus>, self_check: Option<SelfCheck>) -> Self {
+        Self { consumer, self_check, draining: Arc::default() }
     }
 
     /// Makes the answer no, for good.
@@ -35,7 +36,7 @@ impl Readiness {
         let status = self.consumer.borrow();
         let reason = match &*status {
             ConsumerStatus::Consuming { queue, host, .. } => {
-                return (true, json!({"ready": true, "queue": &**queue, "host": &**host}));
+                return judge(queue, host, self.self_check.as_ref().map(SelfCheck::verdict).as_ref());
             }
             ConsumerStatus::Connecting { attempt } => format!("connecting to the broker, attempt {attempt}"),
             ConsumerStatus::Waiting { error, hint, attempt, retry_in } => {
@@ -52,22 +53,56 @@ impl Readiness {
     }
 }
 
+/// What the self-check adds to a consumer that consumes: only what is known to be deaf is not ready.
+fn judge(queue: &str, host: &str, verdict: Option<&SelfCheckVerdict>) -> (bool, Value) {
+    let word = match verdict {
+        Some(SelfCheckVerdict::Deaf { quiet }) => {
+            let reason = format!(
+                "connected to {host}, but nothing has come through queue {queue} for {} s, not even the self-check's canaries",
+                quiet.as_secs()
+            );
+            return (false, json!({"ready": false, "reason": reason, "queue": queue, "host": host}));
+        }
+        Some(SelfCheckVerdict::Unknown { hindrance }) => format!("unknown: {hindrance}"),
+        Some(_) => "ok".to_owned(),
+        None => "off".to_owned(),
+    };
+    (true, json!({"ready": true, "queue": queue, "host": host, "self_check": word}))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
+
+    use notify_amqp::Hindrance;
 
     use super::*;
 
     #[test]
     fn only_a_consuming_lobby_that_does_not_drain_is_ready() {
         let (status, receiver) = watch::channel(ConsumerStatus::Connecting { attempt: 3 });
-        let readiness = Readiness::new(receiver);
+        let readiness = Readiness::new(receiver, None);
         let (ready, why) = readiness.check();
         assert!(!ready && why["reason"].as_str().is_some_and(|r| r.contains("attempt 3")), "{why}");
         let (queue, host, since) = ("q".into(), "mq:5672".into(), Instant::now());
         status.send_replace(ConsumerStatus::Consuming { queue, host, since });
-        assert_eq!(readiness.check(), (true, json!({"ready": true, "queue": "q", "host": "mq:5672"})));
+        let off = json!({"ready": true, "queue": "q", "host": "mq:5672", "self_check": "off"});
+        assert_eq!(readiness.check(), (true, off));
         readiness.begin_drain();
         assert!(!readiness.check().0);
+    }
+    #[test]
+    fn m11_a_consumer_that_is_known_to_be_deaf_is_not_ready_and_what_is_unknown_changes_nothing() {
+        let deaf = SelfCheckVerdict::Deaf { quiet: Duration::from_secs(11) };
+        let (ready, why) = judge("q", "mq:5672", Some(&deaf));
+        let reason = why["reason"].as_str().unwrap_or_default();
+        assert!(!ready && reason.contains("queue q for 11 s") && reason.contains("mq:5672"), "{why}");
+        let blocked = SelfCheckVerdict::Unknown { hindrance: Hindrance::Blocked };
+        let (ready, why) = judge("q", "mq:5672", Some(&blocked));
+        assert!(
+            ready && why["self_check"].as_str().is_some_and(|word| word.contains("blocks publishers")),
+            "{why}"
+        );
+        assert_eq!(judge("q", "mq:5672", Some(&SelfCheckVerdict::Hears)).1["self_check"], "ok");
     }
 }

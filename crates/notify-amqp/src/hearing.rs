@@ -80,8 +80,8 @@ pub(crate) struct Hearing {
     max_age: Duration,
     /// When a canary came last; before the first, when consuming first began.
     canary_at: Option<Instant>,
-    /// It was deaf and has heard nothing since: that it connected again proves nothing.
-    doubtful: bool,
+    /// It was deaf and has heard nothing since then: that it connected again proves nothing.
+    deaf_since: Option<Instant>,
     session: Option<Session>,
 }
 
@@ -97,7 +97,7 @@ struct Session {
 
 impl Hearing {
     pub(crate) fn new(max_age: Duration) -> Self {
-        Self { max_age, canary_at: None, doubtful: false, session: None }
+        Self { max_age, canary_at: None, deaf_since: None, session: None }
     }
 
     /// Consuming begins; `deliveries` have come before.
@@ -152,17 +152,19 @@ impl Hearing {
         self.session.as_ref().map(|session| session.well_at + self.max_age)
     }
 
-    /// Whether the time is up. It is doubtful then, until something is heard.
+    /// Whether the time is up. Then it counts as deaf until something is heard.
     pub(crate) fn is_deaf(&mut self, now: Instant) -> bool {
         let deaf = self.deaf_at().is_some_and(|at| now >= at);
-        self.doubtful |= deaf;
+        if let (true, Some(session)) = (deaf, &self.session) {
+            self.deaf_since.get_or_insert(session.well_at);
+        }
         deaf
     }
 
     pub(crate) fn verdict(&self, now: Instant) -> SelfCheckVerdict {
         let Some(session) = &self.session else { return SelfCheckVerdict::NotConsuming };
-        let quiet = now.saturating_duration_since(session.well_at);
-        if self.doubtful || quiet >= self.max_age {
+        let quiet = now.saturating_duration_since(self.deaf_since.unwrap_or(session.well_at));
+        if self.deaf_since.is_some() || quiet >= self.max_age {
             return SelfCheckVerdict::Deaf { quiet };
         }
         match &session.hindrance {
@@ -177,7 +179,7 @@ impl Hearing {
     }
 
     fn heard(&mut self, now: Instant) {
-        self.doubtful = false;
+        self.deaf_since = None;
         if let Some(session) = &mut self.session {
             session.well_at = now;
             session.hindrance = None;
@@ -267,6 +269,12 @@ mod tests {
         assert_eq!(verdicts(&and(&[(12, Canary)]), &[11, 12, 21, 22]), "DHHD");
         assert_eq!(verdicts(&and(&[(12, Deliveries(1))]), &[12, 21]), "HH");
         assert_eq!(verdicts(&and(&[(12, blocked())]), &[12]), "D", "it was deaf before it was blocked");
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut hearing = Hearing::new(MAX_AGE);
+        hearing.begin(0, start);
+        assert!(hearing.is_deaf(start + second * 10));
+        hearing.begin(0, start + second * 11);
+        assert_eq!(hearing.verdict(start + second * 12), SelfCheckVerdict::Deaf { quiet: second * 12 });
     }
 
     #[test]

@@ -287,6 +287,7 @@ impl<D: Dispatch> Pump<'_, D> {
     }
 
     fn cancelled(&self) -> ConsumerError {
+        self.stats.cancelled.add(1);
         ConsumerError::Cancelled { queue: self.config.topology.queue.as_str().into() }
     }
 

@@ -14,6 +14,8 @@ pub struct ConsumerStats {
     pub reconnects: Count,
     /// Attempts to connect that failed, and connections that broke.
     pub failures: Count,
+    /// Times that the broker ended the consumer, because the queue or its node was gone.
+    pub cancelled: Count,
     /// Deliveries handed to the dispatch.
     pub deliveries: Count,
     /// Of these, the ones the broker marked as delivered before.

@@ -247,6 +247,26 @@ impl Connection {
         self.call(request, 50, &[41]).await.map(drop).with_context(|| format!("delete queue `{name}`"))
     }
 
+    /// Removes one binding of a queue.
+    pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> anyhow::Result<()> {
+        let mut request = Encoder::method(50, 50);
+        request.0.extend([0, 0]);
+        request.short_string(queue)?;
+        request.short_string(exchange)?;
+        request.short_string(routing_key)?;
+        request.long_bytes(&[])?;
+        self.call(request, 50, &[51]).await.map(drop).with_context(|| format!("unbind queue `{queue}`"))
+    }
+
+    /// Deletes an exchange with all its bindings.
+    pub(crate) async fn delete_exchange(&self, name: &str) -> anyhow::Result<()> {
+        let mut request = Encoder::method(40, 20);
+        request.0.extend([0, 0]);
+        request.short_string(name)?;
+        request.0.push(0);
+        self.call(request, 40, &[21]).await.map(drop).with_context(|| format!("delete exchange `{name}`"))
+    }
+
     /// Removes what waits in a queue, not what is delivered and unacknowledged.
     pub(crate) async fn purge(&self, name: &str) -> anyhow::Result<()> {
         let mut request = Encoder::method(50, 30);

@@ -5,7 +5,8 @@ use futures_util::future::BoxFuture;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, conversation, dead_letters, drain, duplicates, examples, limits,
-    logins, outage, publishers, queue_modes, refusals, restart, slow_reader, start_up, trace, vectors,
+    logins, outage, publishers, queue_modes, refusals, restart, self_check, slow_reader, start_up, trace,
+    vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -52,6 +53,12 @@ macro_rules! scenarios {
 scenarios! {
     "vectors" SideBySide vectors::vectors,
     "slow-reader" SideBySide slow_reader::slow_reader,
+    "self-check-consumer-stuck" SideBySide self_check::consumer_stuck,
+    "self-check-consumer-lost" SideBySide self_check::consumer_lost,
+    "self-check-binding-removed" SideBySide self_check::binding_removed,
+    "self-check-exchange-deleted" SideBySide self_check::exchange_deleted,
+    "self-check-may-not-publish" SideBySide self_check::may_not_publish,
+    "self-check-canaries" SideBySide self_check::canaries_are_nobodys,
     "connections-closed" SideBySide outage::connections_closed,
     "no-broker-at-start" SideBySide outage::no_broker_at_start,
     "published-while-down" SideBySide outage::published_while_down,

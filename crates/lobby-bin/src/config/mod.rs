@@ -5,6 +5,7 @@ mod dead_letter;
 mod load;
 mod print;
 mod queue;
+mod self_check;
 mod settings;
 mod value;
 
@@ -13,5 +14,6 @@ pub use dead_letter::{dead_letter_topology, dead_letters};
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;
+pub use self_check::self_check;
 pub use settings::Config;
 pub use value::{Address, LogFormat, Secret, parse_duration, without_login};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use notify_amqp::{
     Binding, Declare, Overflow, QueueMode, QueueName, QueueOptions, QueueOptionsError, QueueType, Topology,
-    TopologyError, instance_queue, shared_queue,
+    TopologyError, canary_key, instance_queue, shared_queue,
 };
 
-use super::{load::ConfigError, settings::Config};
+use super::{load::ConfigError, self_check::self_check, settings::Config};
 
 /// The longest routing key AMQP can carry, in bytes.
 const MAX_ROUTING_KEY_BYTES: usize = 255;
@@ -35,7 +35,7 @@ pub struct QueueFields {
     pub delivery_limit: Option<u32>,
 }
 
-/// What the lobby declares and consumes from.
+/// What the lobby declares and consumes from, with the binding of the self-check's canaries where there is one.
 ///
 /// # Errors
 /// Keys that do not go together, each named, with what to set instead.
@@ -55,7 +55,12 @@ pub fn topology(config: &Config) -> Result<Topology, ConfigError> {
     }
     topology.options = options(fields);
     match topology.check() {
-        Ok(()) => Ok(topology),
+        Ok(()) => {
+            if self_check(config, &topology.options)?.is_some() {
+                topology.routing_keys.push(canary_key(&topology.queue));
+            }
+            Ok(topology)
+        }
         Err(error) => Err(ConfigError::Conflict(format!("{}: {error}", keys(error)))),
     }
 }
@@ -162,7 +167,8 @@ mod tests {
         let topology = of(&[]).expect("accepted");
         assert_eq!(topology.queue.as_str(), "players.lobby.client.notify.pod-7");
         assert_eq!(topology.options, QueueOptions::default());
-        assert_eq!(topology.bindings().collect::<Vec<_>>(), [("players", "request.client.notify")]);
+        let bindings: Vec<_> = topology.bindings().collect();
+        assert_eq!(bindings, [("players", "request.client.notify"), ("players", "lobby.canary.pod-7")]);
         assert_eq!(topology.declare, Declare::Active);
     }
 
@@ -224,6 +230,7 @@ mod tests {
         let topology = of(&[
             "queue.routing_keys=request.client.notify, chat.#",
             "queue.bindings=maps=added,news=*,maps=removed",
+            "self_check.interval=off",
         ]);
         let expected = [
             ("players", "request.client.notify"),

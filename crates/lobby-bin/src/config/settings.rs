@@ -14,6 +14,7 @@ use super::{
     broker::BrokerFields,
     dead_letter::DeadLetterFields,
     queue::QueueFields,
+    self_check::SelfCheckFields,
     value::{
         Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_header_name,
         parse_hosts, parse_list, parse_networks, parse_pairs,
@@ -44,6 +45,7 @@ pub struct Config {
     pub queue: QueueFields,
     pub standby_retry_max: Duration,
     pub dead_letter: DeadLetterFields,
+    pub self_check: SelfCheckFields,
     pub max_body: ByteSize,
     pub tcp: Address,
     pub websocket: Address,
@@ -317,6 +319,11 @@ settings! {
         |c, t| c.dead_letter.max_pending = whole(t, 0, 65_535)?;
     dead_letter.timeout = "2s", "How long one may wait for the confirm. Then all that wait are acked and lost, and no more wait until the broker confirms again: players do not wait for dead letters.",
         |c, t| c.dead_letter.timeout = within(t, 10 * MS, 60 * SECOND)?;
+
+    self_check.interval = "3s", "How often the lobby publishes a canary to its own queue, makes its bindings again and asks for queue and consumer; or \"off\". Off anyway where lobbies share a queue. The broker's user needs the permission to write to the exchange; without it the rest goes on.",
+        |c, t| c.self_check.interval = if t == "off" { None } else { Some(within(t, 100 * MS, 600 * SECOND).map_err(|e| e + ", or \"off\"")?) };
+    self_check.max_age = "10s", "When neither a canary nor anything else came for so long, the lobby is not ready and connects again; at least twice the interval. Canaries expire after this time.",
+        |c, t| c.self_check.max_age = within(t, 200 * MS, 3600 * SECOND)?;
 
     messages.max_body_bytes = "4160KiB", "A larger body is dropped as `too_large`; at least 1MiB.",
         |c, t| c.max_body = ByteSize::at_least(t, MIN_MAX_BODY_BYTES)?;

@@ -73,13 +73,14 @@ async fn a_deleted_queue_is_consumed_again_within_half_a_second() {
 }
 
 #[tokio::test]
-async fn a_deleted_queue_is_reported_as_cancelled() {
+async fn n19_a_deleted_queue_is_reported_as_cancelled() {
     let mut rig = Rig::new();
     let mut config = rig.config();
     config.backoff.base = Duration::from_secs(2);
     let running = Running::start(config).await;
     rig.raw.delete_queue(&rig.queue);
     running.until("cancelled", waiting_for(|error| matches!(error, ConsumerError::Cancelled { .. }))).await;
+    assert_eq!(running.handle.stats().cancelled.get(), 1);
     running.handle.stop().await;
     rig.raw.declare_queue(&rig.queue, false, b"");
 }
