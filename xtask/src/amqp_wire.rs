@@ -21,3 +21,4 @@ pub(crate) use connection::{CONNECTION_NAME, Connection, Got, QueueState};
 pub(crate) use field::{Properties, decode_body};
 pub(crate) use publisher::{Message, Outcome, Publisher};
 pub(crate) use url::{AmqpUrl, percent_encode};
+pub(crate) use written::WrittenProperties;

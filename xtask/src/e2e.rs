@@ -14,6 +14,7 @@ mod drain;
 mod duplicates;
 mod examples;
 mod flood;
+mod kit;
 mod limits;
 mod logins;
 mod notifier;
@@ -99,6 +100,9 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
         // Made while the broker starts and others play.
         tokio::spawn(crate::python::environment());
     }
+    if chosen.iter().any(|scenario| scenario.needs_node()) {
+        tokio::spawn(crate::node::environment());
+    }
     let mut told = |step: &str| eprintln!("{step}");
     let broker = Broker::start(&BrokerOptions::from_env(false)?, &mut told).await;
     let broker = broker.context("start RabbitMQ for the end-to-end tests")?;
@@ -130,6 +134,9 @@ async fn perform(
             if scenario.needs_python() {
                 // Waited for here, it takes neither a slot nor the scenario's time. The scenario tells its failure.
                 let _ = crate::python::environment().await;
+            }
+            if scenario.needs_node() {
+                let _ = crate::node::environment().await;
             }
             let _slot = slots.acquire_owned().await;
             run_one(scenario, &broker, lobby).await

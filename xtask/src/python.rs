@@ -1,36 +1,23 @@
 //! A Python environment with the pinned libraries of `xtask/python/requirements.txt`, made once and then reused.
 //!
-//! It lies beside the build's other products and carries a stamp of the requirements and the interpreter: another
-//! stamp, another environment. A half-made one has no stamp and is made anew. A lock file makes a second xtask wait.
+//! Its stamp says the requirements and the interpreter.
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
 
 use crate::apt;
+use crate::environment::{Environment, Home, INSTALL_LIMIT, PROBE_LIMIT, run, said};
 
 const REQUIREMENTS: &str = include_str!("../python/requirements.txt");
-/// Some 80 packages through a slow line.
-const INSTALL_LIMIT: Duration = Duration::from_secs(600);
-const PROBE_LIMIT: Duration = Duration::from_secs(20);
 /// What `python -m venv` needs, and a version that all pins install on.
 const PROBE: &str = "import sys, ensurepip, venv; assert sys.version_info >= (3, 11); print(sys.version)";
 /// pip writes these when the package index does not answer, and only then.
 const UNREACHABLE: [&str; 3] =
     ["Retrying (Retry(", "Temporary failure in name resolution", "NewConnectionError"];
-
-/// Where the interpreter is, or why there is none.
-#[derive(Debug, Clone)]
-pub(crate) enum Environment {
-    Ready(PathBuf),
-    /// The package index cannot be reached; the text says how that showed.
-    Unreachable(String),
-}
 
 /// The environment, made by whoever asks first; everyone else waits for it.
 ///
@@ -40,26 +27,14 @@ pub(crate) enum Environment {
 pub(crate) async fn environment() -> anyhow::Result<Environment> {
     static MADE: OnceCell<Result<Environment, String>> = OnceCell::const_new();
     let made = MADE.get_or_init(|| async { make().await.map_err(|error| format!("{error:#}")) }).await;
-    let environment = made.clone().map_err(anyhow::Error::msg).context("make a Python environment")?;
-    if let Environment::Unreachable(reason) = &environment {
-        ensure!(!is_ci(std::env::var("CI").ok().as_deref()), "{reason}; in CI this is a failure");
-    }
-    Ok(environment)
-}
-
-/// Whether the variable `CI` says so; every CI service sets it, and so does `cargo xtask ci`.
-fn is_ci(value: Option<&str>) -> bool {
-    !matches!(value, None | Some("" | "0" | "false"))
+    made.clone().map_err(anyhow::Error::msg).context("make a Python environment")?.checked()
 }
 
 async fn make() -> anyhow::Result<Environment> {
     let begin = Instant::now();
     let interpreter = interpreter().await?;
-    let home = home()?;
-    std::fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
-    let lock = std::fs::File::create(home.join("lock")).context("the environment's lock")?;
-    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
-    let _lock = lock.await?.context("wait for another xtask that makes the environment")?;
+    let opened = Home::open("python").await?;
+    let home = opened.path();
     let (environment, stamp) = (home.join("environment"), home.join("environment/stamp"));
     let python = environment.join("bin/python");
     let wanted = format!("{}\n{}\n{REQUIREMENTS}", interpreter.path.display(), interpreter.version);
@@ -127,26 +102,6 @@ async fn probe(path: &str) -> anyhow::Result<Interpreter> {
     Ok(Interpreter { path: path.into(), version })
 }
 
-/// `<target directory>/python`: this program is `<target directory>/<profile>/xtask`.
-fn home() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().context("where xtask is")?;
-    let target = program.ancestors().nth(2).filter(|path| *path != Path::new(""));
-    Ok(target.context("xtask is not in a target directory")?.join("python"))
-}
-
-async fn run(mut command: Command, limit: Duration) -> anyhow::Result<Output> {
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let what = format!("{:?}", command.as_std().get_program());
-    let output =
-        timeout(limit, command.output()).await.with_context(|| format!("{what} did not end in {limit:?}"))?;
-    output.with_context(|| format!("run {what}"))
-}
-
-/// The last words on standard error.
-fn said(output: &Output) -> String {
-    apt::tail(&String::from_utf8_lossy(&output.stderr), 4)
-}
-
 fn is_unreachable(stderr: &str) -> bool {
     UNREACHABLE.iter().any(|sign| stderr.contains(sign))
 }
@@ -161,12 +116,6 @@ mod tests {
                        ERROR: No matching distribution found for aio-pika==10.2.1";
         assert!(is_unreachable(retried));
         assert!(!is_unreachable("ERROR: No matching distribution found for aio-pika==99"));
-    }
-
-    #[test]
-    fn ci_is_what_ci_services_set() {
-        assert!(is_ci(Some("true")) && is_ci(Some("1")));
-        assert!(!is_ci(None) && !is_ci(Some("")) && !is_ci(Some("false")));
     }
 
     #[test]

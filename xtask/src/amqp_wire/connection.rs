@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::frame::{BASIC, BODY, Decoder, Encoder, HEADER, HEARTBEAT, METHOD, push_frame, read_frame};
 use super::publisher::Ledger;
 use super::url::AmqpUrl;
-use super::written::{WrittenHeader, written_headers};
+use super::written::{WrittenHeader, WrittenProperties, written};
 use crate::PATIENCE;
 
 /// Asked of the broker; half of it between two heartbeats of ours.
@@ -38,6 +38,7 @@ pub(crate) struct QueueState {
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) redelivered: bool,
+    pub(crate) properties: WrittenProperties,
     pub(crate) headers: Vec<WrittenHeader>,
     pub(crate) body: Vec<u8>,
 }
@@ -291,8 +292,8 @@ impl Connection {
         }
         let mut arguments = Decoder(&reply.arguments);
         arguments.u64()?;
-        let headers = written_headers(&reply.properties).context("the headers of a message")?;
-        Ok(Some(Got { redelivered: arguments.u8()? & 1 == 1, headers, body: reply.body }))
+        let (properties, headers) = written(&reply.properties).context("the properties of a message")?;
+        Ok(Some(Got { redelivered: arguments.u8()? & 1 == 1, properties, headers, body: reply.body }))
     }
 
     /// Says goodbye and waits for the broker's answer.

@@ -1,4 +1,5 @@
-//! The headers of a message as its publisher wrote them: name and type letter, in order. The values stay closed.
+//! The properties of a message as its publisher wrote them: which are there, and of each header name and type letter,
+//! in order. The values stay closed.
 
 use anyhow::{bail, ensure};
 
@@ -12,21 +13,37 @@ pub(crate) struct WrittenHeader {
     pub(crate) letter: char,
 }
 
+/// Which properties a message has, as AMQP's flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WrittenProperties(u16);
+
+impl WrittenProperties {
+    pub(crate) const CONTENT_TYPE: u16 = 1 << 15;
+    pub(crate) const CONTENT_ENCODING: u16 = 1 << 14;
+    pub(crate) const HEADERS: u16 = 1 << 13;
+    pub(crate) const DELIVERY_MODE: u16 = 1 << 12;
+    pub(crate) const MESSAGE_ID: u16 = 1 << 7;
+    pub(crate) const TIMESTAMP: u16 = 1 << 6;
+    pub(crate) const USER_ID: u16 = 1 << 4;
+
+    pub(crate) fn has(self, property: u16) -> bool {
+        self.0 & property != 0
+    }
+}
+
 /// Reads the property list of a `basic` content header.
-pub(super) fn written_headers(properties: &[u8]) -> anyhow::Result<Vec<WrittenHeader>> {
-    const CONTENT_TYPE: u16 = 1 << 15;
-    const CONTENT_ENCODING: u16 = 1 << 14;
-    const HEADERS: u16 = 1 << 13;
+pub(super) fn written(properties: &[u8]) -> anyhow::Result<(WrittenProperties, Vec<WrittenHeader>)> {
+    use WrittenProperties as Has;
     let mut list = Decoder(properties);
     let flags = list.u16()?;
     ensure!(flags & 1 == 0, "more property flags than `basic` has");
-    for earlier in [CONTENT_TYPE, CONTENT_ENCODING] {
+    for earlier in [Has::CONTENT_TYPE, Has::CONTENT_ENCODING] {
         if flags & earlier != 0 {
             list.short_string()?;
         }
     }
     let mut headers = Vec::new();
-    if flags & HEADERS != 0 {
+    if flags & Has::HEADERS != 0 {
         let len = usize::try_from(list.u32()?)?;
         let mut table = Decoder(list.take(len)?);
         while !table.0.is_empty() {
@@ -36,7 +53,7 @@ pub(super) fn written_headers(properties: &[u8]) -> anyhow::Result<Vec<WrittenHe
             headers.push(WrittenHeader { name, letter });
         }
     }
-    Ok(headers)
+    Ok((WrittenProperties(flags), headers))
 }
 
 /// Passes over a value of this type.
@@ -76,9 +93,10 @@ mod tests {
             ["i", "F", [["x", "I", 1]]]
         ]);
         let properties = Properties::encode(&headers, &json!({"content_type": "application/json"})).unwrap();
-        let read = written_headers(&properties.0).unwrap();
+        let (has, read) = written(&properties.0).unwrap();
+        assert!(has.has(WrittenProperties::CONTENT_TYPE) && !has.has(WrittenProperties::USER_ID));
         let letters: String = read.iter().map(|header| header.letter).collect();
         assert_eq!((letters.as_str(), read[0].name.as_str()), ("ltbsIdVSAF", "user-id"));
-        assert!(written_headers(&properties.0[..20]).is_err());
+        assert!(written(&properties.0[..20]).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
+use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, conversation, dead_letters, drain, duplicates, examples, limits,
@@ -30,6 +31,11 @@ impl Scenario {
     /// Whether it runs Python programs: those are called so.
     pub(super) fn needs_python(&self) -> bool {
         self.name.starts_with("python-")
+    }
+
+    /// Whether it runs compiled TypeScript.
+    pub(super) fn needs_node(&self) -> bool {
+        self.name.starts_with("typescript-")
     }
 }
 
@@ -111,6 +117,9 @@ scenarios! {
     "python-nuropb" SideBySide publishers::nuropb,
     "python-fedora-messaging" SideBySide publishers::fedora_messaging,
     "python-neon-mq-connector" SideBySide publishers::neon_mq_connector,
+    "python-kit-pika" SideBySide kit::python_pika,
+    "python-kit-aio-pika" SideBySide kit::python_aio_pika,
+    "typescript-kit" SideBySide kit::typescript,
     "refused-by-broker" SideBySide broker_login::refused_by_broker,
     "broker-startup-timeout" SideBySide broker_login::startup_timeout,
     "token-renewed" SideBySide broker_login::token_renewed,

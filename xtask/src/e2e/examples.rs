@@ -14,7 +14,8 @@ use super::notifier::numbered;
 use super::stage::Stage;
 use crate::build;
 use crate::client::Transport;
-use crate::python::{self, Environment};
+use crate::environment::Environment;
+use crate::python;
 
 /// What both examples say to user 42.
 const TEXT: &str = "Your friend came online";

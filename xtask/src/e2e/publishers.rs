@@ -24,8 +24,9 @@ use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::{Connection, Got};
 use crate::client::{Client, Line, Transport};
+use crate::environment::Environment;
 use crate::lobby::Lobby;
-use crate::python::{self, Environment};
+use crate::python;
 
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);

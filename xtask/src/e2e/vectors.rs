@@ -19,33 +19,33 @@ use crate::client::{Client, Transport, without_insignificant_space};
 use crate::lobby::{Lobby, Metrics};
 
 const VECTORS: &str = include_str!("../../../crates/notify-protocol/testdata/vectors.jsonl");
-const COUNT: usize = 277;
+pub(super) const COUNT: usize = 277;
 /// Somebody no case is for.
 const BYSTANDER: i64 = 7;
 /// The outcomes the lobby counts, in the words of its metrics.
 const OUTCOMES: [&str; 5] = ["unicast", "broadcast", "channel_reserved", "not_connected", "dropped"];
 
 #[derive(Debug, Deserialize)]
-struct Case {
-    id: String,
-    routing_key: String,
-    headers: Value,
+pub(super) struct Case {
+    pub(super) id: String,
+    pub(super) routing_key: String,
+    pub(super) headers: Value,
     #[serde(default)]
-    props: Value,
+    pub(super) props: Value,
     body: String,
     body_enc: String,
     #[serde(default)]
     needs: Option<String>,
-    expect: Expectation,
+    pub(super) expect: Expectation,
 }
 
 #[derive(Debug, Deserialize)]
-struct Expectation {
-    outcome: String,
+pub(super) struct Expectation {
+    pub(super) outcome: String,
     #[serde(default)]
-    target: Option<i64>,
+    pub(super) target: Option<i64>,
     #[serde(default)]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     #[serde(default)]
     line: Option<String>,
     #[serde(default)]
@@ -73,14 +73,26 @@ struct Cast {
     before: Metrics,
 }
 
-/// All cases do what the contract says, and the lobby counts each of them once.
-pub(super) async fn vectors(stage: &Stage) -> anyhow::Result<()> {
+impl Case {
+    pub(super) fn body(&self) -> anyhow::Result<Vec<u8>> {
+        decode_body(&self.body, &self.body_enc)
+    }
+}
+
+/// All vectors.
+pub(super) fn cases() -> anyhow::Result<Vec<Case>> {
     let cases = VECTORS
         .lines()
         .map(serde_json::from_str)
         .collect::<Result<Vec<Case>, _>>()
         .context("read vectors")?;
     ensure!(cases.len() == COUNT, "{} vectors instead of {COUNT}", cases.len());
+    Ok(cases)
+}
+
+/// All cases do what the contract says, and the lobby counts each of them once.
+pub(super) async fn vectors(stage: &Stage) -> anyhow::Result<()> {
+    let cases = cases()?;
     let mut cast = gather(stage, &cases).await?;
     let mut wrong = Vec::new();
     let mut alternatives = 0u64;
@@ -130,7 +142,7 @@ struct Played {
 }
 
 async fn play(stage: &Stage, cast: &mut Cast, case: &Case) -> anyhow::Result<Played> {
-    let body = decode_body(&case.body, &case.body_enc)?;
+    let body = case.body()?;
     let props = own_login(stage, &case.props);
     let redelivered = case.needs.as_deref() == Some("redelivered");
     if redelivered {
