@@ -30,6 +30,7 @@ mod self_check;
 mod slow_reader;
 mod stage;
 mod start_up;
+mod topology;
 mod trace;
 mod vectors;
 

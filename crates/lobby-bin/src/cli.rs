@@ -22,7 +22,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wro
     66 queue or exchange not found, 67 login refused, 68 virtual host missing, \
     69 not consuming within broker.startup_timeout, 76 TLS certificate not accepted, by either side, \
     77 user lacks a permission. The same codes, where a command talks to the broker; there also 75: some dead letters \
-    could not be replayed, or the broker takes no messages now.";
+    could not be replayed, or the broker takes no messages now; 79: `topology check` found something wrong.";
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
@@ -60,6 +60,11 @@ pub enum Command {
     DeadLetters {
         #[command(subcommand)]
         command: DeadLettersCommand,
+    },
+    /// What the lobby needs on the broker: virtual host, exchange, queues, bindings, policies, permissions.
+    Topology {
+        #[command(subcommand)]
+        command: TopologyCommand,
     },
     /// Prints a commented configuration file with all defaults.
     DefaultConfig,
@@ -107,6 +112,41 @@ pub enum DeadLettersCommand {
         /// Does not ask.
         #[arg(long)]
         yes: bool,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What to do about the topology. The broker is asked through its management API (`broker.management_url`).
+#[derive(Debug, Subcommand)]
+pub enum TopologyCommand {
+    /// Prints what is declared or expected; asks nobody.
+    Show {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compares it with what is there, and changes nothing: what is missing, different, bound by nobody's plan, not permitted, or left behind.
+    Check {
+        /// The instance's own queue may be missing: its lobby has not started yet.
+        #[arg(long)]
+        without_queue: bool,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes what is missing; a second time there is nothing to do. What exists with other properties stops it before anything is made.
+    Apply {
+        /// The instance's own queue too, for a lobby with `queue.declare` = "passive" or "none".
+        #[arg(long)]
+        queue: bool,
+        /// The user's permissions too; those it has stay.
+        #[arg(long)]
+        grant: bool,
+        /// Only says what would be made.
+        #[arg(long)]
+        dry_run: bool,
         /// As one JSON object.
         #[arg(long)]
         json: bool,

@@ -13,11 +13,13 @@ mod listen_tls;
 mod listener;
 mod logging;
 mod login;
+mod management;
 mod metrics;
 mod proxies;
 mod readiness;
 mod startup;
 mod stream;
+mod topology;
 mod trace;
 mod upgrade;
 
@@ -61,6 +63,7 @@ impl Failure {
     const TLS: u8 = 76;
     const PERMISSION: u8 = 77;
     const CONFIG: u8 = 78;
+    const TOPOLOGY: u8 = 79;
 }
 
 impl From<ConfigError> for Failure {
@@ -93,6 +96,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             print(&format!("{token}\n"))
         }
         Command::Trace(args) => commands::trace(&load()?.config, &args),
+        Command::Topology { command } => commands::topology(&load()?.config, &command),
         Command::DeadLetters { command } => commands::dead_letters(&load()?.config, command),
         Command::CheckConfig => {
             let loaded = load()?;

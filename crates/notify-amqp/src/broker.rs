@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::{
     broker_url::BrokerUrl,
-    credentials::Login,
+    credentials::{Credentials, Login},
+    error::ConsumerError,
     host::{Address, HostOrder},
     tls::TlsOptions,
 };
@@ -62,6 +63,17 @@ impl BrokerConfig {
             call_timeout: Duration::from_secs(10),
             client_properties: Vec::new(),
         }
+    }
+
+    /// User and password as they are now, for another client of the same broker; `None` where a certificate logs in.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Credentials`]: a file or command did not give them.
+    pub async fn user_and_password(&self) -> Result<Option<(String, String)>, ConsumerError> {
+        Ok(match Credentials::read(self).await? {
+            Credentials::Plain { user, password } => Some((user, password)),
+            Credentials::External => None,
+        })
     }
 
     /// The hosts in the order in which this process tries them.

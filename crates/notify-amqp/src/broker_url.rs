@@ -219,6 +219,11 @@ impl BrokerUrl {
         self.addresses().next().map_or_else(String::new, |address| address.to_string())
     }
 
+    /// The names of all hosts, without brackets, in the order given.
+    pub fn host_names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(Host::name)
+    }
+
     /// Every host, in the order given.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Address> {
         self.hosts.iter().map(|host| Address { host: host.name().into(), port: self.port_of(host) })

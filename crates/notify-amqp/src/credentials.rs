@@ -5,6 +5,7 @@
 
 use std::{fmt, path::PathBuf, process::Stdio, time::Duration};
 
+use crate::{broker::BrokerConfig, error::ConsumerError};
 use lapin::{
     auth::AuthProvider,
     types::{LongString, ShortString},
@@ -224,6 +225,26 @@ pub(crate) enum Credentials {
 }
 
 impl Credentials {
+    /// Reads user and password from wherever they are configured to be; files and commands get the time that a
+    /// connection gets.
+    pub(crate) async fn read(config: &BrokerConfig) -> Result<Self, ConsumerError> {
+        let read = async |source: &CredentialSource, what| {
+            source.read(what, config.connect_timeout).await.map_err(ConsumerError::Credentials)
+        };
+        let of_url = || config.url.user().to_owned();
+        Ok(match &config.login {
+            Login::External => Self::External,
+            Login::Url => Self::Plain { user: of_url(), password: config.url.password().into() },
+            Login::Password { user, password } => {
+                let user = match user {
+                    Some(user) => read(user, "user").await?,
+                    None => of_url(),
+                };
+                Self::Plain { user, password: read(password, "password").await? }
+            }
+        })
+    }
+
     /// Who it is, for messages.
     pub(crate) fn user(&self) -> &str {
         match self {

@@ -7,10 +7,7 @@ use futures_rustls::TlsConnector;
 use lapin::AsyncTcpStream;
 
 use crate::{
-    broker::BrokerConfig,
-    credentials::{CredentialSource, Credentials, Login},
-    error::ConsumerError,
-    host::Address,
+    broker::BrokerConfig, credentials::Credentials, error::ConsumerError, host::Address,
     tls_problem::TlsProblem,
 };
 
@@ -28,24 +25,7 @@ impl Passport {
     ///
     /// Commands and files get the time that a connection gets.
     pub(crate) async fn read(config: &BrokerConfig) -> Result<Self, ConsumerError> {
-        let limit = config.connect_timeout;
-        let credentials = match &config.login {
-            Login::External => Credentials::External,
-            Login::Url => {
-                let (user, password) = (config.url.user().into(), config.url.password().into());
-                Credentials::Plain { user, password }
-            }
-            Login::Password { user, password } => {
-                let read = async |source: &CredentialSource, what| {
-                    source.read(what, limit).await.map_err(ConsumerError::Credentials)
-                };
-                let user = match user {
-                    Some(user) => read(user, "user").await?,
-                    None => config.url.user().into(),
-                };
-                Credentials::Plain { user, password: read(password, "password").await? }
-            }
-        };
+        let credentials = Credentials::read(config).await?;
         let tls = if config.url.tls() {
             Some(config.tls.connector().map_err(ConsumerError::TlsSetup)?)
         } else {

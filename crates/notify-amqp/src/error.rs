@@ -229,7 +229,7 @@ impl ConsumerError {
                 "the URL ends in `/`, which means a virtual host with an empty name; for the default one write `%2f`".into()
             }
             Self::VhostMissing { vhost, .. } => {
-                format!("create it (`rabbitmqctl add_vhost {vhost}`) or correct the virtual host in the broker's URL")
+                format!("create it (`lobby topology apply`, or `rabbitmqctl add_vhost {vhost}`) or correct the virtual host in the broker's URL")
             }
             Self::LoginRefused { user, .. } if user == "guest" => {
                 "correct user and password; note that `guest` may only log in from the broker's own machine".into()

@@ -104,6 +104,14 @@ impl TlsSetupError {
 impl TlsOptions {
     /// Reads the files and makes what connections are made with.
     pub(crate) fn connector(&self) -> Result<TlsConnector, TlsSetupError> {
+        Ok(Arc::new(self.client_config()?).into())
+    }
+
+    /// Reads the files, for another client of the same broker, such as one of its management API.
+    ///
+    /// # Errors
+    /// [`TlsSetupError`]: a file cannot be used.
+    pub fn client_config(&self) -> Result<ClientConfig, TlsSetupError> {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -127,7 +135,7 @@ impl TlsOptions {
             }
             (Some(_), None) | (None, Some(_)) => return Err(TlsSetupError::HalfAnIdentity),
         };
-        Ok(Arc::new(config).into())
+        Ok(config)
     }
 
     /// The name to ask `host` for.

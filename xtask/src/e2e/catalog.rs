@@ -6,8 +6,8 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, conversation, dead_letters, drain, duplicates, examples, limits,
-    logins, outage, publishers, queue_modes, refusals, restart, self_check, slow_reader, start_up, trace,
-    vectors,
+    logins, outage, publishers, queue_modes, refusals, restart, self_check, slow_reader, start_up, topology,
+    trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -130,6 +130,8 @@ scenarios! {
     "dead-host-first" SideBySide broker_login::dead_host_first,
     "unverified-tls-warns" SideBySide broker_login::unverified_tls_warns,
     "dead-letters" SideBySide dead_letters::dead_letters,
+    "topology-apply" SideBySide topology::apply,
+    "topology-check" SideBySide topology::check,
     "dead-letters-lobby-killed" SideBySide dead_letters::killed_before_the_confirm,
     "sigterm-drain" Alone drain::sigterm_drain,
     "broker-hangs" StopsBroker outage::broker_hangs,

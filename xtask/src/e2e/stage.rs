@@ -100,6 +100,11 @@ impl Stage {
         outcome
     }
 
+    /// The broker's TLS port and the directory of its certificates, where it has them.
+    pub(super) fn tls(&self) -> Option<(u16, PathBuf)> {
+        self.broker.tls()
+    }
+
     /// Whether connections can be closed from the broker's side.
     pub(super) fn has_management(&self) -> bool {
         self.management.is_some()

@@ -2,12 +2,14 @@
 
 mod dead_letters;
 mod table;
+mod topology;
 mod trace;
 
 use anyhow::Context;
 
 pub use self::{
     dead_letters::dead_letters,
+    topology::topology,
     trace::{TraceArgs, trace},
 };
 use crate::Failure;

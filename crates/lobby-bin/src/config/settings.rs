@@ -16,8 +16,8 @@ use super::{
     queue::QueueFields,
     self_check::SelfCheckFields,
     value::{
-        Address, ByteSize, LogFormat, Name, Secret, parse_command, parse_duration, parse_header_name,
-        parse_hosts, parse_list, parse_networks, parse_pairs,
+        Address, ByteSize, LogFormat, ManagementUrl, Name, Secret, parse_command, parse_duration,
+        parse_header_name, parse_hosts, parse_list, parse_networks, parse_pairs,
     },
 };
 use crate::doorkeeper::{Limits, Rate};
@@ -37,6 +37,7 @@ pub struct Config {
     pub exchange: Name,
     pub prefetch: u16,
     pub heartbeat: Duration,
+    pub management_url: ManagementUrl,
     pub connect_timeout: Duration,
     pub call_timeout: Duration,
     pub reconnect_max: Duration,
@@ -251,6 +252,8 @@ settings! {
         |c, t| c.broker.tls_server_name = t.to_owned();
     broker.tls_verify = "true", "Whether the broker's certificate is verified; \"false\" lets anybody in between read password and messages, and warns at each start.",
         |c, t| c.broker.tls_verify = choice(t, &YES_NO)?;
+    broker.management_url = "" secret, "Where the management API is, for `lobby topology`: http[s]://[USER:PASSWORD@]HOST:PORT. Empty: port 15672 of the broker's hosts, or 15671 with TLS; without a user the broker's.",
+        |c, t| c.management_url = parse(t)?;
     broker.connection_name = "", "Name of the connection in the broker's UI; empty: \"lobby INSTANCE\".",
         |c, t| c.broker.connection_name = t.to_owned();
     broker.client_properties = "", "More facts for the broker's UI beside product, version, platform and instance: NAME=VALUE separated by commas.",

@@ -116,6 +116,34 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The address of a management API, or none. It may hold a password: nothing shows it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ManagementUrl(pub Option<reqwest::Url>);
+
+impl fmt::Debug for ManagementUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "***" } else { "(none)" })
+    }
+}
+
+impl FromStr for ManagementUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        // The parser's own words may repeat the text.
+        let url = text.parse::<reqwest::Url>().ok();
+        let fits = |url: &reqwest::Url| {
+            matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none()
+        };
+        url.filter(fits)
+            .map(|url| Self(Some(url)))
+            .ok_or_else(|| "expected http[s]://[USER:PASSWORD@]HOST:PORT".to_owned())
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
