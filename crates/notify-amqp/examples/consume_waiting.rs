@@ -1,6 +1,7 @@
-//! What consuming costs: fills a queue, then consumes it with a trivial handler and prints the CPU time.
+//! What publishing and consuming cost: fills a queue, with confirms, then consumes it with a trivial handler, and
+//! prints rates and CPU times.
 //!
-//! `AMQP_URL=… cargo run --release -p notify-amqp --example consume_waiting [messages] [ack_batch]`
+//! `AMQP_URL=… cargo run --release -p notify-amqp --example consume_waiting [messages] [ack_batch] [window]`
 
 use std::{
     sync::{
@@ -33,7 +34,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The first consumer only declares.
     let declared = consuming(config.clone(), |_, _| {}).await?;
     declared.stop().await;
-    fill(broker, &exchange, messages).await?;
+    let mut publishing = PublisherConfig::new(broker, &exchange);
+    if let Some(window) = argument(3) {
+        publishing.window = usize::try_from(window)?;
+    }
+    fill(publishing, messages).await?;
 
     let seen = Arc::new(AtomicU64::new(0));
     let counter = seen.clone();
@@ -75,30 +80,24 @@ async fn consuming(
 }
 
 /// Publishes messages of 200 bytes with one header each.
-async fn fill(broker: BrokerConfig, exchange: &str, messages: u64) -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = PublisherConfig::new(broker, exchange);
-    config.max_channels = 64;
+async fn fill(mut config: PublisherConfig, messages: u64) -> Result<(), Box<dyn std::error::Error>> {
     config.publish_timeout = Duration::from_secs(60);
     let publisher = Publisher::new(config)?;
     let body = format!(r#"{{"text":"{}"}}"#, "x".repeat(189));
     assert_eq!(body.len(), 200);
     let message = Arc::new(Notification::to_user(42).raw_json(body).build()?);
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..64)
-        .map(|task| {
-            let (publisher, message) = (publisher.clone(), message.clone());
-            tokio::spawn(async move {
-                for _ in (task..messages).step_by(64) {
-                    publisher.publish(&message).await?;
-                }
-                Ok::<_, notify_amqp::PublishError>(())
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await??;
+    publisher.publish(&message).await?; // connects
+    let (before, start) = (CpuTime::now()?, Instant::now());
+    let mut outcomes = publisher.publish_all((1..messages).map(move |_| message.clone()));
+    while let Some(outcome) = outcomes.next().await {
+        outcome?;
     }
-    println!("published with confirms at {:.0}/s", messages as f64 / start.elapsed().as_secs_f64());
+    let (after, took) = (CpuTime::now()?, start.elapsed());
+    println!(
+        "published with confirms at {:.0}/s, {:.2} µs of CPU each",
+        messages as f64 / took.as_secs_f64(),
+        (after.total() - before.total()) * 1e6 / messages as f64
+    );
     publisher.close().await;
     Ok(())
 }

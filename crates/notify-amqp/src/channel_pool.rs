@@ -1,9 +1,9 @@
 //! Channels in confirm mode, pooled over pooled connections.
 //!
 //! Two pools: deadpool-lapin's holds connections, and the one here holds channels, each open and in
-//! confirm mode, so that a publish costs no round trip but its own. **One message is under way per
-//! channel**: lapin hands a returned message to whichever confirm it completes next, so with two under way
-//! the wrong one would be told that it was unroutable.
+//! confirm mode, so that a publish costs no round trip but its own. Whoever has a channel has it alone: lapin hands
+//! a returned message to whichever confirm it completes next, and only [`Returns`](crate::returns::Returns), which
+//! sees all confirms of a channel, can tell whose it is.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -33,11 +33,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Hands out channels in confirm mode.
 pub(crate) type ChannelPool = managed::Pool<ChannelManager>;
 
-/// A channel in confirm mode; at most one message is under way on it.
+/// A channel in confirm mode.
 pub(crate) struct ConfirmChannel {
     pub(crate) channel: Channel,
     connection: ConnectionStatus,
-    /// A message was sent and its confirm not awaited: nobody else may use the channel.
+    /// Messages are under way: nobody else may use the channel.
     pub(crate) busy: bool,
 }
 
@@ -47,8 +47,9 @@ impl ConfirmChannel {
         self.connection.blocked()
     }
 
-    fn is_usable(&self) -> bool {
-        !self.busy && self.channel.status().connected() && self.connection.connected()
+    /// Whether messages can be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        self.channel.status().connected() && self.connection.connected()
     }
 }
 
@@ -137,7 +138,7 @@ impl managed::Manager for ChannelManager {
         channel: &mut ConfirmChannel,
         _: &Metrics,
     ) -> managed::RecycleResult<PublishError> {
-        if channel.is_usable() {
+        if !channel.busy && channel.is_open() {
             Ok(())
         } else {
             Err(RecycleError::message("channel is not usable any more"))

@@ -20,8 +20,9 @@ pub enum PublishError {
     /// The broker did not take the message (a queue refused it, or failed while storing it): publish it again.
     #[error("broker did not take the message (nack)")]
     Nacked,
-    /// The time was up. At [`PublishStage::Confirming`] the outcome is unknown and publishing again may
-    /// duplicate the message; before, it was not sent.
+    /// The time was up. At [`PublishStage::Confirming`] and [`PublishStage::ConfirmingBlocked`] the outcome is
+    /// unknown, and publishing again may duplicate the message (give it the same message id); before, it was not
+    /// sent.
     #[error("not published within {after:?}: {stage}")]
     TimedOut {
         /// The limit.
@@ -72,6 +73,49 @@ pub enum PublishError {
     NoRuntime,
 }
 
+impl PublishError {
+    /// Whether sending the message again may help: only what a new connection may cure, for what the broker
+    /// refused it would refuse again.
+    pub(crate) fn is_worth_another_attempt(&self) -> bool {
+        match self {
+            Self::Connection(error) => match error {
+                ConsumerError::Unreachable { .. }
+                | ConsumerError::ConnectionLimit { .. }
+                | ConsumerError::HandshakeClosed { .. }
+                | ConsumerError::ConnectionClosed { .. }
+                | ConsumerError::ConnectionLost { .. }
+                | ConsumerError::HeartbeatMissed { .. }
+                | ConsumerError::TimedOut { .. } => true,
+                ConsumerError::Tls { .. }
+                | ConsumerError::Credentials(_)
+                | ConsumerError::HostsFailed { .. } => !error.is_permanent(),
+                ConsumerError::VhostMissing { .. }
+                | ConsumerError::LoginRefused { .. }
+                | ConsumerError::VhostRefused { .. }
+                | ConsumerError::TlsSetup(_)
+                | ConsumerError::AccessRefused { .. }
+                | ConsumerError::ExclusiveInUse { .. }
+                | ConsumerError::NotFound { .. }
+                | ConsumerError::ArgumentMismatch { .. }
+                | ConsumerError::ArgumentRefused { .. }
+                | ConsumerError::ChannelClosed { .. }
+                | ConsumerError::Cancelled { .. }
+                | ConsumerError::SelfCheck(_)
+                | ConsumerError::NameTooLong { .. } => false,
+            },
+            Self::Unroutable { .. }
+            | Self::Nacked
+            | Self::TimedOut { .. }
+            | Self::ExchangeMissing { .. }
+            | Self::AccessRefused { .. }
+            | Self::Refused { .. }
+            | Self::NameTooLong { .. }
+            | Self::Closed
+            | Self::NoRuntime => false,
+        }
+    }
+}
+
 /// What a publish was waiting for when its time was up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,6 +126,8 @@ pub enum PublishStage {
     Blocked,
     /// The confirm; the message was sent.
     Confirming,
+    /// The confirm, of a broker that began to block publishers when the message was under way.
+    ConfirmingBlocked,
 }
 
 impl fmt::Display for PublishStage {
@@ -90,6 +136,9 @@ impl fmt::Display for PublishStage {
             Self::Connecting => "no connection or free channel",
             Self::Blocked => "the broker blocks publishers (memory or disk alarm)",
             Self::Confirming => "no confirm, the outcome is unknown",
+            Self::ConfirmingBlocked => {
+                "no confirm, the outcome is unknown; the broker blocks publishers (memory or disk alarm)"
+            }
         })
     }
 }

@@ -1,30 +1,24 @@
-//! Publishing a message and knowing that the broker has it.
+//! Publishing messages and knowing that the broker has them.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
-};
+use std::{borrow::Borrow, sync::Arc, time::Duration};
 
-use deadpool::managed::PoolError;
-use lapin::{BasicProperties, Confirmation, ErrorKind, options::BasicPublishOptions, types::ShortString};
+use deadpool::managed::{self, PoolError};
+use futures_util::{Stream, StreamExt, stream};
+use lapin::{ErrorKind, types::ShortString};
 use notify_protocol::Message;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::{
-    backoff::{Backoff, BackoffPolicy},
     broker::BrokerConfig,
-    channel_pool::{self, ChannelPool},
+    channel_pool::{self, ChannelManager, ChannelPool},
     connection::lost,
-    error::ConsumerError,
-    properties::{properties, short},
-    publish_error::{PublishError, PublishStage},
+    observer::PublishObserver,
+    outgoing::Outgoing,
+    pipeline::Pipeline,
+    properties::short,
+    publish_error::PublishError,
+    publisher_stats::PublisherStats,
 };
-
-/// How often a blocked connection is looked at.
-const BLOCKED_CHECK: Duration = Duration::from_millis(20);
 
 /// How to publish. [`PublisherConfig::new`] has the defaults.
 #[derive(Debug, Clone)]
@@ -36,14 +30,19 @@ pub struct PublisherConfig {
     pub exchange: String,
     /// Connections at most (default 2).
     pub max_connections: usize,
-    /// Channels at most (default 16), which is how many messages can be under way at a time.
+    /// Channels at most (default 16): so many calls of [`Publisher::publish`] and [`Publisher::publish_all`] are
+    /// served at a time, and others wait.
     pub max_channels: usize,
-    /// One publish in all, with connecting and retries (default 5 s).
+    /// Messages that one [`Publisher::publish_all`] has under way at most (default 256).
+    pub window: usize,
+    /// One message in all, with connecting and retries (default 5 s).
     pub publish_timeout: Duration,
     /// How often one message is sent at most (default 3); only a lost connection is a reason to send again.
     pub attempts: u32,
     /// Whether a message that no queue takes is an error (default true).
     pub mandatory: bool,
+    /// Is told of each message and its outcome (default: nobody).
+    pub observer: Option<Arc<dyn PublishObserver>>,
 }
 
 impl PublisherConfig {
@@ -55,9 +54,11 @@ impl PublisherConfig {
             exchange: exchange.into(),
             max_connections: 2,
             max_channels: 16,
+            window: 256,
             publish_timeout: Duration::from_secs(5),
             attempts: 3,
             mandatory: true,
+            observer: None,
         }
     }
 }
@@ -81,6 +82,7 @@ pub struct Publisher {
     channels: ChannelPool,
     config: Arc<PublisherConfig>,
     exchange: ShortString,
+    stats: Arc<PublisherStats>,
 }
 
 impl Publisher {
@@ -97,7 +99,7 @@ impl Publisher {
             warn!(warning);
         }
         let channels = channel_pool::channel_pool(broker, config.max_connections, config.max_channels)?;
-        Ok(Self { channels, config: Arc::new(config), exchange })
+        Ok(Self { channels, config: Arc::new(config), exchange, stats: Arc::default() })
     }
 
     /// Publishes `message` and waits for the broker's confirm, at most `publish_timeout` in all.
@@ -114,25 +116,46 @@ impl Publisher {
     /// - [`PublishError::ExchangeMissing`], [`PublishError::AccessRefused`], [`PublishError::Refused`],
     ///   [`PublishError::NameTooLong`]: a person has to change something.
     pub async fn publish(&self, message: &Message) -> Result<Published, PublishError> {
-        let id = match &message.properties().message_id {
-            Some(id) => id.clone(),
-            None => uuid::Uuid::now_v7().to_string(),
-        };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let properties = properties(message, &id, now)?;
-        let key = short("routing key", message.routing_key())?;
-        let stage = StageCell::new();
-        let after = self.config.publish_timeout;
-        let sending = self.send_with_retries(&key, &properties, message.body(), &stage);
-        match tokio::time::timeout(after, sending).await {
-            Ok(Ok(attempts)) => Ok(Published { message_id: id, attempts }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => {
-                let blocked = stage.get() == PublishStage::Connecting && self.channels.manager().is_blocked();
-                let stage = if blocked { PublishStage::Blocked } else { stage.get() };
-                Err(PublishError::TimedOut { after, stage })
-            }
-        }
+        self.send_one(self.outgoing(message)).await
+    }
+
+    /// Publishes many messages over one channel, in their order, with up to `window` of them under way.
+    ///
+    /// Nothing is sent before the first [`PublishAll::next`]. Time, attempts and errors of each message are those of
+    /// [`Publisher::publish`]; a failure of one says nothing about the next. `Message`, `&Message`, `Arc<Message>`
+    /// and the like are taken.
+    ///
+    /// ```no_run
+    /// # async fn example(publisher: &notify_amqp::Publisher, messages: Vec<notify_protocol::Message>) {
+    /// let mut outcomes = publisher.publish_all(messages);
+    /// while let Some(outcome) = outcomes.next().await {
+    ///     match outcome {
+    ///         Ok(published) => println!("{} is there", published.message_id),
+    ///         Err(error) => println!("{error}"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn publish_all<I>(&self, messages: I) -> PublishAll
+    where
+        I: IntoIterator<Item: Borrow<Message>, IntoIter: Send + 'static>,
+    {
+        self.publish_stream(stream::iter(messages))
+    }
+
+    /// As [`Publisher::publish_all`], of messages that come in their own time.
+    pub fn publish_stream<S>(&self, messages: S) -> PublishAll
+    where
+        S: Stream<Item: Borrow<Message>> + Send + 'static,
+    {
+        let publisher = self.clone();
+        self.send_all(messages.map(move |message| publisher.outgoing(message.borrow())))
+    }
+
+    /// Counters of all clones of this publisher.
+    #[must_use]
+    pub fn stats(&self) -> Arc<PublisherStats> {
+        self.stats.clone()
     }
 
     /// Closes the connections in order. Publishing fails with [`PublishError::Closed`] from now on. Call it
@@ -141,74 +164,51 @@ impl Publisher {
         channel_pool::close(&self.channels).await;
     }
 
-    /// Returns how often the message was sent.
-    async fn send_with_retries(
-        &self,
-        key: &ShortString,
-        properties: &BasicProperties,
-        body: &[u8],
-        stage: &StageCell,
-    ) -> Result<u32, PublishError> {
-        let mut backoff = Backoff::new(BackoffPolicy::default());
-        loop {
-            let error = match self.send(key, properties, body, stage).await {
-                Ok(()) => return Ok(backoff.failures() + 1),
-                Err(error) => error,
-            };
-            let wait = backoff.failed(Instant::now(), fastrand::u64(..));
-            if backoff.failures() >= self.config.attempts || !is_worth_another_attempt(&error) {
-                return Err(error);
-            }
-            debug!(%error, attempt = backoff.failures(), "publishing again");
-            stage.set(PublishStage::Connecting);
-            tokio::time::sleep(wait).await;
-        }
+    fn outgoing(&self, message: &Message) -> Result<Outgoing, PublishError> {
+        Outgoing::notification(message, &self.exchange, self.config.mandatory)
     }
 
-    async fn send(
+    pub(crate) async fn send_one(
         &self,
-        key: &ShortString,
-        properties: &BasicProperties,
-        body: &[u8],
-        stage: &StageCell,
-    ) -> Result<(), PublishError> {
-        let mut channel = self.channels.get().await.map_err(|error| match error {
+        outgoing: Result<Outgoing, PublishError>,
+    ) -> Result<Published, PublishError> {
+        let mut pipeline = Pipeline::new(self.clone(), stream::iter([outgoing]), 1);
+        pipeline.next().await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    pub(crate) fn send_all<S>(&self, outgoing: S) -> PublishAll
+    where
+        S: Stream<Item = Result<Outgoing, PublishError>> + Send + 'static,
+    {
+        PublishAll { pipeline: Pipeline::new(self.clone(), outgoing.boxed(), self.config.window) }
+    }
+
+    pub(crate) fn config(&self) -> &PublisherConfig {
+        &self.config
+    }
+
+    pub(crate) fn counters(&self) -> &PublisherStats {
+        &self.stats
+    }
+
+    pub(crate) fn pool(&self) -> &ChannelManager {
+        self.channels.manager()
+    }
+
+    /// A channel that is open, in confirm mode, and nobody else's.
+    pub(crate) async fn channel(&self) -> Result<managed::Object<ChannelManager>, PublishError> {
+        self.channels.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             PoolError::Closed => PublishError::Closed,
             PoolError::Timeout(_) | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
                 PublishError::NoRuntime
             }
-        })?;
-        while channel.is_blocked() {
-            // lapin would keep the message and send it when nobody waits for it any more.
-            stage.set(PublishStage::Blocked);
-            tokio::time::sleep(BLOCKED_CHECK).await;
-        }
-        stage.set(PublishStage::Confirming);
-        channel.busy = true; // stays so if this future is cancelled: the pool then discards the channel
-        let options = BasicPublishOptions { mandatory: self.config.mandatory, immediate: false };
-        let broken = |error: lapin::Error| self.send_error(&error);
-        let sent = channel.channel.basic_publish(
-            self.exchange.clone(),
-            key.clone(),
-            options,
-            body,
-            properties.clone(),
-        );
-        let confirmation = sent.await.map_err(broken)?.await.map_err(broken)?;
-        channel.busy = false;
-        match confirmation {
-            Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
-            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
-                let text = returned.reply_text.to_string();
-                Err(PublishError::Unroutable { code: returned.reply_code, text })
-            }
-            Confirmation::Nack(None) => Err(PublishError::Nacked),
-        }
+        })
     }
 
-    fn send_error(&self, error: &lapin::Error) -> PublishError {
-        let exchange = || self.config.exchange.clone();
+    /// What lapin's error about `exchange` means.
+    pub(crate) fn send_error(error: &lapin::Error, exchange: &str) -> PublishError {
+        let exchange = || exchange.to_owned();
         match error.kind() {
             ErrorKind::ProtocolError(amqp) if error.is_amqp_soft_error() => {
                 let text = amqp.get_message().to_string();
@@ -223,77 +223,28 @@ impl Publisher {
     }
 }
 
-/// Only what a new connection may cure; what the broker refused, it would refuse again.
-fn is_worth_another_attempt(error: &PublishError) -> bool {
-    match error {
-        PublishError::Connection(error) => match error {
-            ConsumerError::Unreachable { .. }
-            | ConsumerError::ConnectionLimit { .. }
-            | ConsumerError::HandshakeClosed { .. }
-            | ConsumerError::ConnectionClosed { .. }
-            | ConsumerError::ConnectionLost { .. }
-            | ConsumerError::HeartbeatMissed { .. }
-            | ConsumerError::TimedOut { .. } => true,
-            ConsumerError::Tls { .. } | ConsumerError::Credentials(_) | ConsumerError::HostsFailed { .. } => {
-                !error.is_permanent()
-            }
-            ConsumerError::VhostMissing { .. }
-            | ConsumerError::LoginRefused { .. }
-            | ConsumerError::VhostRefused { .. }
-            | ConsumerError::TlsSetup(_)
-            | ConsumerError::AccessRefused { .. }
-            | ConsumerError::ExclusiveInUse { .. }
-            | ConsumerError::NotFound { .. }
-            | ConsumerError::ArgumentMismatch { .. }
-            | ConsumerError::ArgumentRefused { .. }
-            | ConsumerError::ChannelClosed { .. }
-            | ConsumerError::Cancelled { .. }
-            | ConsumerError::SelfCheck(_)
-            | ConsumerError::NameTooLong { .. } => false,
-        },
-        PublishError::Unroutable { .. }
-        | PublishError::Nacked
-        | PublishError::TimedOut { .. }
-        | PublishError::ExchangeMissing { .. }
-        | PublishError::AccessRefused { .. }
-        | PublishError::Refused { .. }
-        | PublishError::NameTooLong { .. }
-        | PublishError::Closed
-        | PublishError::NoRuntime => false,
+/// The outcomes of [`Publisher::publish_all`], one for each message, in the messages' order.
+///
+/// Dropping it leaves the outcome of the messages under way unknown.
+#[must_use = "nothing is published before the first `next`"]
+pub struct PublishAll {
+    pipeline: Pipeline<stream::BoxStream<'static, Result<Outgoing, PublishError>>>,
+}
+
+impl PublishAll {
+    /// Waits for the next message's outcome; `None` after the last one. May be cancelled and called again.
+    pub async fn next(&mut self) -> Option<Result<Published, PublishError>> {
+        self.pipeline.next().await
+    }
+
+    /// The same as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Published, PublishError>> + Send {
+        stream::unfold(self, |mut all| async move { Some((all.next().await?, all)) })
     }
 }
 
-/// What a publish is waiting for, readable after its future was dropped.
-struct StageCell(AtomicU8);
-
-impl StageCell {
-    fn new() -> Self {
-        Self(AtomicU8::new(PublishStage::Connecting as u8))
-    }
-
-    fn set(&self, stage: PublishStage) {
-        self.0.store(stage as u8, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> PublishStage {
-        match self.0.load(Ordering::Relaxed) {
-            1 => PublishStage::Blocked,
-            2 => PublishStage::Confirming,
-            _ => PublishStage::Connecting,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stages_survive_the_cell() {
-        for stage in [PublishStage::Connecting, PublishStage::Blocked, PublishStage::Confirming] {
-            let cell = StageCell::new();
-            cell.set(stage);
-            assert_eq!(cell.get(), stage);
-        }
+impl std::fmt::Debug for PublishAll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PublishAll")
     }
 }

@@ -1,12 +1,22 @@
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use notify_amqp::{BrokerConfig, ConsumerError, PublishError, PublishStage, Publisher, PublisherConfig};
+use notify_amqp::{
+    BrokerConfig, ConsumerError, PublishError, PublishObserver, PublishStage, Published, Publisher,
+    PublisherConfig, Publishing,
+};
 use notify_protocol::{Message, Notification};
 
 use crate::{
     management,
     proxy::Proxy,
-    rig::{PATIENCE, Rig, Running, threads},
+    rig::{Got, PATIENCE, Rig, Running, threads},
 };
 
 fn message(text: &str) -> Message {
@@ -219,5 +229,166 @@ async fn connections_that_are_never_answered_end_by_themselves() {
         assert!(Instant::now() < end, "{} threads", threads("lapin-io-loop"));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    running.handle.stop().await;
+}
+
+fn numbered(n: u32) -> Message {
+    Notification::to_user(42).raw_json(format!(r#"{{"n":{n}}}"#)).build().unwrap()
+}
+
+/// Which of the numbered messages this is.
+fn number(got: &Got) -> u32 {
+    let text = String::from_utf8_lossy(&got.body);
+    let digits = text.strip_prefix(r#"{"n":"#).and_then(|rest| rest.strip_suffix('}'));
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+/// What an observer was told, in order.
+#[derive(Debug, Default)]
+struct Diary(Mutex<Vec<String>>);
+
+impl PublishObserver for Diary {
+    fn before_publish(&self, publishing: &Publishing<'_>) {
+        let line = format!("before {} {}", publishing.message_id, publishing.routing_key);
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn published(
+        &self,
+        publishing: &Publishing<'_>,
+        outcome: &Result<Published, PublishError>,
+        took: Duration,
+    ) {
+        assert!(took < PATIENCE);
+        let word = match outcome {
+            Ok(published) => format!("sent {} times", published.attempts),
+            Err(PublishError::Unroutable { .. }) => "unroutable".to_owned(),
+            Err(other) => panic!("{other}"),
+        };
+        self.0.lock().unwrap().push(format!("{} {word}", publishing.message_id));
+    }
+}
+
+#[tokio::test]
+async fn n20_a_window_of_messages_arrives_in_order_with_an_outcome_each() {
+    let rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    let mut config = config(&rig);
+    config.window = 50;
+    let publisher = Publisher::new(config).unwrap();
+    let messages: Vec<_> = (0..1_000)
+        .map(|n| {
+            let id = format!("id-{n}");
+            Notification::to_user(n).raw_json(format!(r#"{{"n":{n}}}"#)).message_id(id).build().unwrap()
+        })
+        .collect();
+    let mut outcomes = publisher.publish_all(messages);
+    for n in 0..1_000 {
+        let published = outcomes.next().await.unwrap().unwrap();
+        assert_eq!((published.message_id, published.attempts), (format!("id-{n}"), 1));
+    }
+    assert_eq!(outcomes.next().await, None);
+    for n in 0..1_000 {
+        assert_eq!(running.next().await.body, format!(r#"{{"n":{n}}}"#).into_bytes());
+    }
+    assert_eq!(publisher.stats().published.get(), 1_000);
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+/// A binding that comes and goes makes some of the messages under way unroutable; lapin attaches their returns to
+/// whichever confirms come next.
+#[tokio::test]
+async fn n20_what_is_called_published_arrives_and_what_is_called_unroutable_does_not() {
+    let rig = Rig::new();
+    let mut running = Running::start(rig.config()).await;
+    let publisher = Publisher::new(config(&rig)).unwrap();
+    let (exchange, queue, mut raw) = (rig.exchange.clone(), rig.queue.clone(), rig.another_raw());
+    let flipping = Arc::new(AtomicBool::new(true));
+    let flipper = std::thread::spawn({
+        let flipping = flipping.clone();
+        move || {
+            while flipping.load(Ordering::Relaxed) {
+                raw.unbind(&queue, &exchange, "request.client.notify");
+                raw.bind(&queue, &exchange, "request.client.notify");
+            }
+        }
+    });
+    let (mut published, mut unroutable, mut n) = (BTreeSet::new(), 0, 0);
+    let end = Instant::now() + PATIENCE;
+    while n < 4_000 || published.is_empty() || unroutable == 0 {
+        assert!(Instant::now() < end, "{} published, {unroutable} unroutable of {n}", published.len());
+        let mut outcomes = publisher.publish_all((n..n + 1_000).map(numbered));
+        for n in n..n + 1_000 {
+            match outcomes.next().await.unwrap() {
+                Ok(_) => assert!(published.insert(n)),
+                Err(PublishError::Unroutable { code: 312, .. }) => unroutable += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        n += 1_000;
+    }
+    flipping.store(false, Ordering::Relaxed);
+    flipper.join().unwrap();
+    publisher.publish(&numbered(n)).await.unwrap();
+    published.insert(n);
+    let mut arrived = BTreeSet::new();
+    while !arrived.contains(&n) {
+        arrived.insert(number(&running.next().await));
+    }
+    assert_eq!(arrived, published);
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn f28_an_observer_hears_of_each_message_once_before_and_once_after() {
+    let mut rig = Rig::new();
+    rig.raw.declare_exchange(&rig.exchange, "topic");
+    let diary = Arc::new(Diary::default());
+    let mut config = config(&rig);
+    config.observer = Some(diary.clone());
+    let publisher = Publisher::new(config).unwrap();
+    let named = |id: &str| Notification::to_user(1).raw_json("{}").message_id(id).build().unwrap();
+    publisher.publish(&named("a")).await.unwrap_err();
+    let running = Running::start(rig.config()).await;
+    let mut all = publisher.publish_all([named("b"), named("c")]);
+    while let Some(outcome) = all.next().await {
+        outcome.unwrap();
+    }
+    let told = diary.0.lock().unwrap().join("; ");
+    let key = "request.client.notify";
+    let wanted = format!(
+        "before a {key}; a unroutable; before b {key}; before c {key}; b sent 1 times; c sent 1 times"
+    );
+    assert_eq!(told, wanted);
+    let stats = publisher.stats();
+    assert_eq!((stats.published.get(), stats.unroutable.get()), (2, 1));
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn n21_a_window_outlives_its_connections_and_loses_nothing() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config()).await;
+    let mut config = config_at(&rig, proxy.port());
+    config.attempts = 10;
+    config.publish_timeout = PATIENCE;
+    let publisher = Publisher::new(config).unwrap();
+    let mut outcomes = publisher.publish_all((0..3_000).map(numbered));
+    for n in 0..3_000 {
+        outcomes.next().await.unwrap().unwrap();
+        if n % 1_000 == 300 {
+            proxy.break_connections();
+        }
+    }
+    let mut arrived = BTreeSet::new();
+    while arrived.len() < 3_000 {
+        arrived.insert(number(&running.next().await));
+    }
+    assert!(publisher.stats().resent.get() > 0, "what was under way was sent again");
+    publisher.close().await;
     running.handle.stop().await;
 }

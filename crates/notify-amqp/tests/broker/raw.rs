@@ -107,6 +107,11 @@ impl Raw {
         self.call(50, 40, &[vec![0, 0], short(queue), vec![0]].concat());
     }
 
+    pub fn bind(&mut self, queue: &str, exchange: &str, key: &str) {
+        let names = [vec![0, 0], short(queue), short(exchange), short(key)].concat();
+        self.call(50, 20, &[names, vec![0], sized(b"")].concat());
+    }
+
     pub fn unbind(&mut self, queue: &str, exchange: &str, key: &str) {
         self.call(50, 50, &[vec![0, 0], short(queue), short(exchange), short(key), sized(b"")].concat());
     }
