@@ -4,11 +4,12 @@
 //! stand in one buffer: WebSocket sessions send all of it, TCP sessions send it from an offset.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use notify_protocol::Body;
@@ -48,6 +49,16 @@ struct Encoded {
     /// Where the line begins: the length of the WebSocket header.
     line_at: usize,
     metered: Option<Metered>,
+    report: Option<Report>,
+}
+
+/// Is told whom a message reached, and how long that took.
+struct Report(Box<dyn FnOnce(Reach, Duration) + Send + Sync>);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
 }
 
 /// What all notifications together hold and take.
@@ -112,6 +123,9 @@ impl Drop for Encoded {
             if let Some(serial) = metered.serial {
                 metered.meter.reach.note(serial, reach);
             }
+            if let Some(Report(report)) = self.report.take() {
+                report(reach, metered.received_at.elapsed());
+            }
         }
     }
 }
@@ -133,6 +147,19 @@ impl Frame {
         Self::encode(body.len(), kind, Some(metered), |line| body.append_line_to(line))
     }
 
+    /// Has `report` told whom a notification reached, and the time since it was received, once the last session has let
+    /// go of it: right after the batch in which it was written, or when it is lost.
+    ///
+    /// `report` is called on the thread that lets go, a shard's as a rule, and must return at once. Only a frame that
+    /// has not been cloned can report; others stay as they are.
+    #[must_use]
+    pub fn reporting(mut self, report: impl FnOnce(Reach, Duration) + Send + Sync + 'static) -> Self {
+        if let Some(encoded) = Arc::get_mut(&mut self.0) {
+            encoded.report = Some(Report(Box::new(report)));
+        }
+        self
+    }
+
     /// Encodes a message of the lobby's own; `json` must not hold a newline.
     pub fn control(json: &str, kind: FrameKind) -> Self {
         debug_assert!(!json.contains(['\n', '\r']), "a raw line break would end the line early");
@@ -141,7 +168,7 @@ impl Frame {
 
     /// Bytes for WebSocket sessions only (pong and close frames); TCP sessions send nothing for it.
     pub(crate) fn websocket_only(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Encoded { line_at: bytes.len(), bytes: bytes.into(), metered: None }))
+        Self(Arc::new(Encoded { line_at: bytes.len(), bytes: bytes.into(), metered: None, report: None }))
     }
 
     fn encode(
@@ -160,7 +187,7 @@ impl Frame {
         if let Some(metered) = &metered {
             metered.meter.live_bytes.fetch_add(bytes.len() as u64, Relaxed);
         }
-        Self(Arc::new(Encoded { bytes: bytes.into(), line_at, metered }))
+        Self(Arc::new(Encoded { bytes: bytes.into(), line_at, metered, report: None }))
     }
 
     /// What a TCP session sends: the object and `\n`.
