@@ -43,6 +43,7 @@ mod ids;
 pub mod limits;
 mod message;
 mod notification;
+mod receipt;
 
 pub use address::{Address, address};
 pub use body::Body;
@@ -57,3 +58,6 @@ pub use ids::{ParseUserIdError, UserId};
 pub use limits::Limits;
 pub use message::{Message, OutHeader, Properties};
 pub use notification::{HasBody, NoBody, Notification, NotificationBuilder};
+pub use receipt::{
+    RECEIPT_HEADER, RECEIPT_QUEUES, Receipt, ReceiptOutcome, ReceiptRefusal, ReceiptRequest, ReceiptScope,
+};
