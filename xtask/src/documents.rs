@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
 /// Documents that show files of the repository.
-const SHOWING: [&str; 2] = ["README.md", rows::DOCUMENT];
+const SHOWING: [&str; 3] = ["README.md", rows::DOCUMENT, "docs/receipts.md"];
 const CONFIGURATION: &str = "docs/configuration.md";
 
 /// Writes them, and fails when one names a test that there is not.

@@ -23,6 +23,7 @@ mod outage;
 mod proxy;
 mod publishers;
 mod queue_modes;
+mod receipts;
 mod refusals;
 mod report;
 mod restart;

@@ -9,7 +9,8 @@ use std::{
 use anyhow::Context;
 use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
-    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, DeadLetters, DeadLettersHandle, Ticket,
+    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, DeadLetters, DeadLettersHandle, Publisher,
+    PublisherConfig, Ticket,
 };
 use notify_protocol::{Limits, UserId};
 use tokio::{
@@ -35,6 +36,7 @@ use crate::{
     metrics::Figures,
     proxies::Proxies,
     readiness::Readiness,
+    receipts::{self, ReceiptCounts, ReceiptDesk},
     startup::Startup,
     trace::Trace,
     upgrade::OriginPolicy,
@@ -128,6 +130,7 @@ struct App {
     sessions: Arc<Sessions<Ticket>>,
     consumer: ConsumerHandle,
     dead_letters: Option<DeadLettersHandle>,
+    receipts: Receipts,
     readiness: Readiness,
     tls: Option<Arc<ListenTls>>,
     handshakes: TaskTracker,
@@ -152,7 +155,8 @@ impl App {
         let trace = Arc::new(Trace::new(Arc::clone(sessions.meter())));
         let (letters, dead_letters) =
             dead_letters(&config)?.map(|config| DeadLetters::start(config, &Handle::current())).unzip();
-        let consumer = start_consumer(&config, &sessions, &outcomes, &trace, letters)?;
+        let (receipts, desk) = Receipts::start(&config)?;
+        let consumer = start_consumer(&config, &sessions, &outcomes, &trace, letters, desk)?;
         let readiness = Readiness::new(consumer.status(), consumer.self_check());
 
         let gate = Arc::new(Gate {
@@ -181,12 +185,14 @@ impl App {
             dead_letters: dead_letters.as_ref().map(DeadLettersHandle::figures),
             self_check: consumer.self_check(),
             gate: Arc::clone(&gate),
+            receipts: Arc::clone(&receipts.counts),
         };
         let mut app = Self {
             drain_timeout: config.drain_timeout,
             sessions,
             consumer,
             dead_letters,
+            receipts,
             readiness,
             tls,
             handshakes: TaskTracker::new(),
@@ -261,6 +267,7 @@ impl App {
         let sessions = self.sessions;
         let ended = tokio::task::spawn_blocking(move || sessions.shut_down());
         let _ = timeout(left().max(Duration::from_millis(100)), ended).await;
+        self.receipts.finish(left().max(Duration::from_millis(100))).await;
         self.stop_admin.cancel();
         info!(sessions_cut_off = unread, "drained");
     }
@@ -344,6 +351,7 @@ fn start_consumer(
     outcomes: &Arc<Outcomes>,
     trace: &Arc<Trace>,
     dead_letters: Option<DeadLetters>,
+    receipts: Option<ReceiptDesk>,
 ) -> Result<ConsumerHandle, Failure> {
     let topology = topology(config)?;
     let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
@@ -357,8 +365,42 @@ fn start_consumer(
     consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
     let (counts, trace) = (Arc::clone(outcomes), Arc::clone(trace));
-    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, counts, trace, dead_letters);
+    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, counts, trace, dead_letters, receipts);
     Ok(Consumer::spawn(consumer, dispatcher).context("start the consumer's thread")?)
+}
+
+/// The task that sends delivery receipts, where they are switched on.
+struct Receipts {
+    counts: Arc<ReceiptCounts>,
+    last_call: CancellationToken,
+    sending: Option<JoinHandle<()>>,
+}
+
+impl Receipts {
+    fn start(config: &Config) -> Result<(Self, Option<ReceiptDesk>), Failure> {
+        let (counts, last_call) = (Arc::<ReceiptCounts>::default(), CancellationToken::new());
+        if !config.receipts {
+            return Ok((Self { counts, last_call, sending: None }, None));
+        }
+        let mut broker = connection(config);
+        // A connection of its own: the broker may block it.
+        broker.connection_name.push_str(" publisher");
+        let mut publishing = PublisherConfig::new(broker, config.exchange.as_str());
+        (publishing.max_connections, publishing.max_channels) = (1, 1);
+        let publisher = Publisher::new(publishing).context("prepare the connection for receipts")?;
+        let (desk, waiting) =
+            ReceiptDesk::open(config.instance_name.as_str(), config.receipts_pending, Arc::clone(&counts));
+        let sending = receipts::send(publisher, waiting, Arc::clone(&counts), last_call.clone());
+        Ok((Self { counts, last_call, sending: Some(tokio::spawn(sending)) }, Some(desk)))
+    }
+
+    /// Sends what still waits, at most for so long.
+    async fn finish(self, limit: Duration) {
+        self.last_call.cancel();
+        if let Some(sending) = self.sending {
+            let _ = timeout(limit, sending).await;
+        }
+    }
 }
 
 /// The sockets that are listened on.

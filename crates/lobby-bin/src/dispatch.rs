@@ -16,7 +16,10 @@ use notify_amqp::{DeadLetters, Delivery, Dispatch, HandedOver, Ticket};
 use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
 use tracing::{info, warn};
 
-use crate::trace::{Decided, Trace};
+use crate::{
+    receipts::{Asked, ReceiptDesk},
+    trace::{Decided, Trace},
+};
 
 /// Log lines a second about messages that reach nobody.
 const LOG_LINES_PER_SECOND: u32 = 10;
@@ -31,6 +34,8 @@ pub struct Dispatcher {
     /// Where what is dropped goes, unless it is just acked.
     dead_letters: Option<DeadLetters>,
     log_gate: LogGate,
+    /// None where receipts are switched off.
+    receipts: Option<ReceiptDesk>,
 }
 
 /// Deliveries by outcome; unicasts are counted by the shard that knows whether the user is there.
@@ -64,6 +69,7 @@ impl Dispatcher {
         counts: Arc<Outcomes>,
         trace: Arc<Trace>,
         dead_letters: Option<DeadLetters>,
+        receipts: Option<ReceiptDesk>,
     ) -> Self {
         let frame = sessions.config().frame;
         Self {
@@ -74,13 +80,23 @@ impl Dispatcher {
             trace,
             dead_letters,
             log_gate: LogGate::new(LOG_LINES_PER_SECOND),
+            receipts,
         }
     }
 
     /// Nobody gets it: it is counted, kept as a dead letter if that is configured, and told.
-    fn drop_message(&mut self, delivery: Delivery, ticket: Ticket, reason: &DropReason) {
+    fn drop_message(
+        &mut self,
+        delivery: Delivery,
+        ticket: Ticket,
+        asked: Option<Asked>,
+        reason: &DropReason,
+    ) {
         self.counts.count_drop(reason);
         self.trace.record(&delivery, Decided::Dropped(reason));
+        if let Some(asked) = asked {
+            asked.dropped(reason.as_str());
+        }
         let told = self.log_gate.pass(delivery.received_at());
         let message_id = told.and(delivery.message_id().map(str::to_owned));
         let detail = || reason.to_string();
@@ -102,23 +118,48 @@ impl Dispatcher {
     }
 
     /// `serial` is the decision's number in the trace, by which it finds out whom the frame reached.
-    fn encode(&self, body: &Body<'_>, received_at: Instant, serial: Option<u64>) -> Frame {
-        Frame::notification(body, self.frame, received_at, self.burst.sessions().meter(), serial)
+    fn encode(
+        &self,
+        body: &Body<'_>,
+        received_at: Instant,
+        serial: Option<u64>,
+        asked: Option<Asked>,
+    ) -> Frame {
+        let meter = self.burst.sessions().meter();
+        let frame = Frame::notification(body, self.frame, received_at, meter, serial);
+        match asked {
+            Some(asked) => asked.of(frame),
+            None => frame,
+        }
+    }
+
+    /// The receipt that the delivery asks for.
+    fn asked(&mut self, delivery: &Delivery) -> Option<Asked> {
+        match self.receipts.as_ref()?.asked(delivery) {
+            Ok(asked) => asked,
+            Err(refusal) => {
+                if let Some(suppressed) = self.log_gate.pass(delivery.received_at()) {
+                    warn!(%refusal, suppressed, message_id = delivery.message_id(), "no receipt for a message that asks");
+                }
+                None
+            }
+        }
     }
 }
 
 impl Dispatch for Dispatcher {
     fn dispatch(&mut self, delivery: Delivery, ticket: Ticket) {
         let received_at = delivery.received_at();
+        let asked = self.asked(&delivery);
         match decode(delivery.headers(), delivery.body(), &self.limits) {
             Ok(Decoded { address: Address::User(user), body }) => {
                 let serial = self.trace.record(&delivery, Decided::User(user));
-                self.burst.unicast(user, self.encode(&body, received_at, serial), ticket);
+                self.burst.unicast(user, self.encode(&body, received_at, serial, asked), ticket);
             }
             Ok(Decoded { address: Address::Everyone, body }) => {
                 self.counts.broadcast.fetch_add(1, Relaxed);
                 let serial = self.trace.record(&delivery, Decided::Everyone);
-                self.burst.broadcast(&self.encode(&body, received_at, serial), &ticket);
+                self.burst.broadcast(&self.encode(&body, received_at, serial, asked), &ticket);
             }
             Ok(Decoded { address: Address::Channel(channel), .. }) => {
                 self.counts.channel_reserved.fetch_add(1, Relaxed);
@@ -126,8 +167,11 @@ impl Dispatch for Dispatcher {
                 if let Some(suppressed) = self.log_gate.pass(received_at) {
                     info!(%channel, suppressed, message_id = delivery.message_id(), "channels are reserved; sent to nobody");
                 }
+                if let Some(asked) = asked {
+                    asked.dropped("channel_reserved");
+                }
             }
-            Err(reason) => self.drop_message(delivery, ticket, &reason),
+            Err(reason) => self.drop_message(delivery, ticket, asked, &reason),
         }
     }
 

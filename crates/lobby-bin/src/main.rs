@@ -17,6 +17,7 @@ mod management;
 mod metrics;
 mod proxies;
 mod readiness;
+mod receipts;
 mod startup;
 mod stream;
 mod topology;

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::{dispatch::Outcomes, handshake::Gate};
+use crate::{dispatch::Outcomes, handshake::Gate, receipts::ReceiptCounts};
 
 /// Where the figures are.
 #[derive(Clone)]
@@ -26,6 +26,7 @@ pub struct Figures {
     pub dead_letters: Option<DeadLetterFigures>,
     pub self_check: Option<SelfCheck>,
     pub gate: Arc<Gate>,
+    pub receipts: Arc<ReceiptCounts>,
 }
 
 impl std::fmt::Debug for Figures {
@@ -92,6 +93,7 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let mut page = Page(&mut encoder);
         self.deliveries(&mut page)?;
+        self.receipts(&mut page)?;
         self.connections(&mut page)?;
         self.clients(&mut page)?;
         self.broker(&mut page)?;
@@ -148,6 +150,22 @@ impl Figures {
             "Messages dropped from outboxes to make room",
             &[(&[], stats.dropped_oldest)],
         )
+    }
+
+    fn receipts(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let counts = &self.receipts;
+        page.counter(
+            "receipts",
+            "Delivery receipts by what became of them",
+            &[
+                (&[("outcome", "sent")], counts.sent.load(Relaxed)),
+                (&[("outcome", "failed")], counts.failed.load(Relaxed)),
+                (&[("outcome", "queue_full")], counts.queue_full.load(Relaxed)),
+                (&[("outcome", "refused")], counts.refused.load(Relaxed)),
+            ],
+        )?;
+        let pending = counts.pending.load(Relaxed);
+        page.gauge("receipts_pending", "Delivery receipts that wait to be sent", &[(&[], pending)])
     }
 
     fn connections(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {

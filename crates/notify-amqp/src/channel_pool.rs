@@ -117,20 +117,8 @@ impl managed::Manager for ChannelManager {
     type Error = PublishError;
 
     async fn create(&self) -> Result<ConfirmChannel, PublishError> {
-        let connection = self.connection().await?;
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.status().clone());
-        let broken = |error: lapin::Error| PublishError::Connection(lost(&error));
-        let opened = async {
-            let channel = connection.create_channel().await.map_err(broken)?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(broken)?;
-            Ok(channel)
-        };
-        let after = self.broker.call_timeout;
-        let channel = tokio::time::timeout(after, opened).await.map_err(|_| {
-            PublishError::Connection(ConsumerError::TimedOut { call: "channel.open", after })
-        })??;
-        // The connection goes back to its pool now: it is shared, the channel is not.
-        Ok(ConfirmChannel { channel, connection: connection.status().clone(), busy: false })
+        let (channel, connection) = self.open_channel(true).await?;
+        Ok(ConfirmChannel { channel, connection, busy: false })
     }
 
     async fn recycle(
@@ -151,6 +139,31 @@ impl ChannelManager {
     pub(crate) fn is_blocked(&self) -> bool {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.as_ref().is_some_and(|status| status.connected() && status.blocked())
+    }
+
+    /// A channel to consume from, beside the pool.
+    pub(crate) async fn plain_channel(&self) -> Result<Channel, PublishError> {
+        self.open_channel(false).await.map(|(channel, _)| channel)
+    }
+
+    /// A new channel, in confirm mode or not, and the state of its connection.
+    async fn open_channel(&self, confirms: bool) -> Result<(Channel, ConnectionStatus), PublishError> {
+        let connection = self.connection().await?;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.status().clone());
+        let broken = |error: lapin::Error| PublishError::Connection(lost(&error));
+        let opened = async {
+            let channel = connection.create_channel().await.map_err(broken)?;
+            if confirms {
+                channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(broken)?;
+            }
+            Ok(channel)
+        };
+        let after = self.broker.call_timeout;
+        let channel = tokio::time::timeout(after, opened).await.map_err(|_| {
+            PublishError::Connection(ConsumerError::TimedOut { call: "channel.open", after })
+        })??;
+        // The connection goes back to its pool now: it is shared, the channel is not.
+        Ok((channel, connection.status().clone()))
     }
 
     /// An idle connection of the pool, or a new one to the first host of a round that takes it.

@@ -118,6 +118,12 @@ impl Delivery {
         self.properties.correlation_id().as_ref().map(lapin::types::ShortString::as_str)
     }
 
+    /// The property `reply_to`: the queue that an answer goes to, if one is wanted.
+    #[must_use]
+    pub fn reply_to(&self) -> Option<&str> {
+        self.properties.reply_to().as_ref().map(lapin::types::ShortString::as_str)
+    }
+
     /// The property `app_id`.
     #[must_use]
     pub fn app_id(&self) -> Option<&str> {

@@ -81,7 +81,10 @@ mod publisher_stats;
 mod pump;
 mod queue_name;
 mod queue_options;
+mod receipt_inbox;
+mod receipted;
 mod repair;
+mod reply;
 mod returns;
 mod self_check;
 mod settlement;
@@ -119,6 +122,8 @@ pub use queue_name::{MAX_QUEUE_NAME_BYTES, QueueName, QueueNameError, instance_q
 pub use queue_options::{
     Argument, Lifetime, Overflow, QueueMode, QueueOptions, QueueOptionsError, QueueType,
 };
+pub use receipted::{ReceiptWait, Receipted};
+pub use reply::Reply;
 pub use self_check::{SelfCheck, SelfCheckConfig, SelfCheckError, SelfCheckFault};
 pub use settlement::Ticket;
 pub use stats::{ConsumerStats, Count};

@@ -290,6 +290,8 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         let none_left = self.under_way.is_empty() && failure.is_none();
         let mut verdicts = Vec::with_capacity(confirms.len());
         self.returns.judge(confirms, none_left, |serial, verdict| verdicts.push((serial, verdict)));
+        // lapin completes the confirms of one ack in any order.
+        verdicts.sort_unstable_by_key(|(serial, _)| *serial);
         for (serial, verdict) in verdicts {
             self.suspects = self.suspects.saturating_sub(1);
             let Some(index) = self.index(serial) else { continue }; // its time was up

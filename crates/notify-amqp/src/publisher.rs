@@ -18,6 +18,8 @@ use crate::{
     properties::short,
     publish_error::PublishError,
     publisher_stats::PublisherStats,
+    receipt_inbox::ReceiptInbox,
+    reply::Reply,
 };
 
 /// How to publish. [`PublisherConfig::new`] has the defaults.
@@ -83,6 +85,8 @@ pub struct Publisher {
     config: Arc<PublisherConfig>,
     exchange: ShortString,
     stats: Arc<PublisherStats>,
+    /// Opened by the first message that asks for receipts.
+    inbox: Arc<tokio::sync::Mutex<Option<Arc<ReceiptInbox>>>>,
 }
 
 impl Publisher {
@@ -99,7 +103,13 @@ impl Publisher {
             warn!(warning);
         }
         let channels = channel_pool::channel_pool(broker, config.max_connections, config.max_channels)?;
-        Ok(Self { channels, config: Arc::new(config), exchange, stats: Arc::default() })
+        Ok(Self {
+            channels,
+            config: Arc::new(config),
+            exchange,
+            stats: Arc::default(),
+            inbox: Arc::default(),
+        })
     }
 
     /// Publishes `message` and waits for the broker's confirm, at most `publish_timeout` in all.
@@ -152,6 +162,15 @@ impl Publisher {
         self.send_all(messages.map(move |message| publisher.outgoing(message.borrow())))
     }
 
+    /// Sends answers, as [`Publisher::publish_stream`] sends messages: confirmed, at most `window` under way, in order.
+    /// The user needs the permission to write to the default exchange (`amq.default`).
+    pub fn send_replies<S>(&self, replies: S) -> PublishAll
+    where
+        S: Stream<Item = Reply> + Send + 'static,
+    {
+        self.send_all(replies.map(Reply::outgoing))
+    }
+
     /// Counters of all clones of this publisher.
     #[must_use]
     pub fn stats(&self) -> Arc<PublisherStats> {
@@ -161,10 +180,11 @@ impl Publisher {
     /// Closes the connections in order. Publishing fails with [`PublishError::Closed`] from now on. Call it
     /// before the runtime ends: lapin's threads complain otherwise.
     pub async fn close(&self) {
+        *self.inbox.lock().await = None;
         channel_pool::close(&self.channels).await;
     }
 
-    fn outgoing(&self, message: &Message) -> Result<Outgoing, PublishError> {
+    pub(crate) fn outgoing(&self, message: &Message) -> Result<Outgoing, PublishError> {
         Outgoing::notification(message, &self.exchange, self.config.mandatory)
     }
 
@@ -189,6 +209,10 @@ impl Publisher {
 
     pub(crate) fn counters(&self) -> &PublisherStats {
         &self.stats
+    }
+
+    pub(crate) fn inbox_slot(&self) -> &tokio::sync::Mutex<Option<Arc<ReceiptInbox>>> {
+        &self.inbox
     }
 
     pub(crate) fn pool(&self) -> &ChannelManager {

@@ -202,7 +202,8 @@ pub struct Receipt {
     pub sessions_written: u64,
     /// Of these, the ones that were too slow: their outbox had no room, or they were closed for it.
     pub sessions_overflowed: u64,
-    /// Microseconds from the delivery by the broker to the last write; without one, to the decision.
+    /// Microseconds from the delivery by the broker to the end of the batch of writes that the last write was in;
+    /// without a write, to the decision.
     pub micros: u64,
 }
 

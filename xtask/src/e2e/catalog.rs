@@ -6,8 +6,8 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, conversation, dead_letters, drain, duplicates, examples, limits,
-    logins, outage, publishers, queue_modes, refusals, restart, self_check, slow_reader, start_up, topology,
-    trace, vectors,
+    logins, outage, publishers, queue_modes, receipts, refusals, restart, self_check, slow_reader, start_up,
+    topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -65,12 +65,16 @@ scenarios! {
     "self-check-exchange-deleted" SideBySide self_check::exchange_deleted,
     "self-check-may-not-publish" SideBySide self_check::may_not_publish,
     "self-check-canaries" SideBySide self_check::canaries_are_nobodys,
+    "receipts" SideBySide receipts::receipts,
+    "receipts-of-all-kinds" SideBySide receipts::receipts_of_all_kinds,
+    "receipts-off" SideBySide receipts::receipts_off,
     "connections-closed" SideBySide outage::connections_closed,
     "no-broker-at-start" SideBySide outage::no_broker_at_start,
     "published-while-down" SideBySide outage::published_while_down,
     "queue-deleted" SideBySide outage::queue_deleted,
     "same-name" SideBySide outage::same_name,
     "rust-example" SideBySide examples::rust_example,
+    "rust-receipt-example" SideBySide examples::rust_receipt_example,
     "rust-consumer-example" SideBySide examples::rust_consumer_example,
     "bad-tokens" SideBySide logins::bad_tokens,
     "accepted-tokens" SideBySide logins::accepted_tokens,

@@ -27,6 +27,29 @@ pub(super) async fn rust_example(stage: &Stage) -> anyhow::Result<()> {
     publishes(stage, Command::new(example)).await
 }
 
+/// `crates/notify-amqp/examples/receipt.rs`: the player's lobby says that it wrote, the other that nobody is there.
+pub(super) async fn rust_receipt_example(stage: &Stage) -> anyhow::Result<()> {
+    if stage.exchange() != DEFAULT_EXCHANGE {
+        stage.skip("on a broker that is not ours, the example's exchange is somebody else's");
+        return Ok(());
+    }
+    let other = stage.setup().set("LOBBY_INSTANCE__NAME", "empty-lobby");
+    let (lobby, _other) = (stage.lobby().await?, stage.start(&other).await?);
+    let _player = stage.client(&lobby, Transport::Tcp, 42).await?;
+    let url = stage.setup().value("LOBBY_BROKER__URL").context("the broker")?.to_owned();
+    let mut example = Command::new(build::example("receipt").await?);
+    example.env("AMQP_URL", url).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(RUN_LIMIT, example.output()).await.context("the example does not end")??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let says = |start: String| said.lines().filter(|line| line.starts_with(&start)).count() == 1;
+    let right = says(format!("{}: written after ", stage.instance()))
+        && says("empty-lobby: not_connected after ".into())
+        && said.lines().count() == 2;
+    ensure!(right, "the example said:\n{said}");
+    stage.leaves_nothing(lobby).await
+}
+
 /// `examples/python/publish.py`.
 pub(super) async fn python_example(stage: &Stage) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the repository's root")?;

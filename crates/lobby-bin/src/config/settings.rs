@@ -48,6 +48,8 @@ pub struct Config {
     pub dead_letter: DeadLetterFields,
     pub self_check: SelfCheckFields,
     pub max_body: ByteSize,
+    pub receipts: bool,
+    pub receipts_pending: usize,
     pub tcp: Address,
     pub websocket: Address,
     pub admin: Address,
@@ -330,6 +332,11 @@ settings! {
 
     messages.max_body_bytes = "4160KiB", "A larger body is dropped as `too_large`; at least 1MiB.",
         |c, t| c.max_body = ByteSize::at_least(t, MIN_MAX_BODY_BYTES)?;
+
+    receipts.enabled = "true", "Whether messages that ask for a delivery receipt get one (docs/receipts.md).",
+        |c, t| c.receipts = choice(t, &YES_NO)?;
+    receipts.max_pending = "10000", "Receipts that may wait to be sent; one more is dropped and counted, and no delivery waits for it.",
+        |c, t| c.receipts_pending = whole(t, 1, 1_000_000)?;
 
     listen.tcp = "127.0.0.1:8002", "Address for newline-delimited JSON, or \"off\".",
         |c, t| c.tcp = parse(t)?;

@@ -1,0 +1,133 @@
+//! Publishing a message and hearing what became of it on each lobby.
+
+use std::{sync::Arc, time::Duration};
+
+use lapin::types::{AMQPValue, ShortString};
+use notify_protocol::{Message, RECEIPT_HEADER, Receipt, ReceiptScope};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    outgoing::Outgoing,
+    properties::short,
+    publish_error::PublishError,
+    publisher::{Published, Publisher},
+    receipt_inbox::ReceiptInbox,
+};
+
+/// Which receipts to wait for, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReceiptWait {
+    /// Which lobbies are asked.
+    pub scope: ReceiptScope,
+    /// So many receipts are enough; those that come later are not waited for.
+    pub enough: usize,
+    /// The longest wait, from the broker's confirm.
+    pub within: Duration,
+}
+
+impl ReceiptWait {
+    /// Until one lobby says that it wrote or dropped the message: right for a user who is connected once. Where the
+    /// user is connected nowhere, the wait lasts for `within`.
+    #[must_use]
+    pub fn first(within: Duration) -> Self {
+        Self { scope: ReceiptScope::WrittenOnly, enough: 1, within }
+    }
+
+    /// Until so many lobbies have answered, the user being there or not.
+    #[must_use]
+    pub fn lobbies(count: usize, within: Duration) -> Self {
+        Self { scope: ReceiptScope::All, enough: count, within }
+    }
+
+    /// As long as it takes: nobody knows how many lobbies there are, and all that answer `within` the limit count.
+    #[must_use]
+    pub fn everyone(within: Duration) -> Self {
+        Self { scope: ReceiptScope::All, enough: usize::MAX, within }
+    }
+}
+
+/// A message that the broker confirmed, and what lobbies said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipted {
+    /// What the broker said.
+    pub published: Published,
+    /// The lobbies' receipts, in the order in which they came. A missing one proves nothing: receipts are sent at
+    /// most once, and a lobby that is too busy drops them.
+    pub receipts: Vec<Receipt>,
+}
+
+impl Publisher {
+    /// Publishes `message` as [`Publisher::publish`] does, and collects the lobbies' receipts until there are enough
+    /// or the time is up.
+    ///
+    /// The message's `reply-to` and its header `x-lobby-receipt` are set here, and its correlation id, unless it has
+    /// one. Where it takes a second attempt, or was delivered to a lobby twice, a lobby may answer twice.
+    ///
+    /// ```no_run
+    /// # async fn example(publisher: &notify_amqp::Publisher) -> Result<(), Box<dyn std::error::Error>> {
+    /// use notify_amqp::ReceiptWait;
+    /// use notify_protocol::{Notification, ReceiptOutcome};
+    /// let message = Notification::to_user(42).raw_json(r#"{"command":"notice"}"#).build()?;
+    /// let wait = ReceiptWait::first(std::time::Duration::from_secs(2));
+    /// let answered = publisher.publish_with_receipt(&message, wait).await?;
+    /// let written = answered.receipts.iter().any(|receipt| receipt.outcome == ReceiptOutcome::Written);
+    /// # let _ = written;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Publisher::publish`]; and [`PublishError::Connection`] where the reply queue cannot be declared, with
+    /// nothing published. Missing receipts are no error.
+    pub async fn publish_with_receipt(
+        &self,
+        message: &Message,
+        wait: ReceiptWait,
+    ) -> Result<Receipted, PublishError> {
+        let inbox = self.receipt_inbox().await?;
+        let outgoing = self.outgoing(message)?.asking(inbox.queue(), wait.scope)?;
+        let mut waiting = inbox.wait_for(outgoing.id.clone());
+        let published = self.send_one(Ok(outgoing)).await?;
+        let (deadline, mut receipts) = (Instant::now() + wait.within, Vec::new());
+        while receipts.len() < wait.enough {
+            match timeout_at(deadline, waiting.receipts.recv()).await {
+                Ok(Some(receipt)) => receipts.push(receipt),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(Receipted { published, receipts })
+    }
+
+    /// The open inbox, or a new one.
+    async fn receipt_inbox(&self) -> Result<Arc<ReceiptInbox>, PublishError> {
+        let mut slot = self.inbox_slot().lock().await;
+        if let Some(inbox) = slot.as_ref().filter(|inbox| inbox.is_open()) {
+            return Ok(inbox.clone());
+        }
+        *slot = None;
+        let limit = self.config().broker.call_timeout;
+        let channel = self.pool().plain_channel().await?;
+        let inbox = Arc::new(ReceiptInbox::open(channel, limit).await?);
+        *slot = Some(inbox.clone());
+        Ok(inbox)
+    }
+}
+
+impl Outgoing {
+    /// The same, asking for receipts to `queue`.
+    fn asking(mut self, queue: &ShortString, scope: ReceiptScope) -> Result<Self, PublishError> {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        headers.insert(RECEIPT_HEADER.into(), AMQPValue::LongString(scope.as_str().into()));
+        let correlation_id = match self.properties.correlation_id() {
+            Some(id) => id.clone(),
+            None => short("message id", &self.id)?,
+        };
+        self.properties = std::mem::take(&mut self.properties)
+            .with_headers(headers)
+            .with_reply_to(queue.clone())
+            .with_correlation_id(correlation_id);
+        Ok(self)
+    }
+}
