@@ -1,22 +1,12 @@
-"""Publishes one notification and waits for the broker's confirm. Needs: pip install pika"""
-import json
+"""Publishes one notification and waits for the broker's confirm.
+
+Needs pika (pip install pika) and, beside this file, a copy of publishers/python/notify_pika.py.
+"""
 import os
 
-import pika
+from notify_pika import Publisher, to_user
 
-connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
-channel = connection.channel()
-channel.confirm_delivery()
-channel.basic_publish(
-    exchange="faf-lobby",
-    routing_key="request.client.notify",
-    body=json.dumps({"command": "notice", "style": "info", "text": "Your friend came online"}),
-    properties=pika.BasicProperties(
-        headers={"user-id": 42},  # an int; never None, True or 42.0; no headers at all reach everyone
-        content_type="application/json",
-        delivery_mode=2,
-    ),
-    mandatory=True,  # raises UnroutableError where no lobby is bound
-)
-print("confirmed")
-connection.close()
+with Publisher(os.environ["AMQP_URL"]) as publisher:
+    notice = {"command": "notice", "style": "info", "text": "Your friend came online"}
+    message_id = publisher.publish(to_user(42, notice, expires=60))  # or broadcast({…})
+print("confirmed", message_id)

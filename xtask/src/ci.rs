@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::build::cargo;
-use crate::{documents, progress};
+use crate::{contract, documents, java, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
 const DEPENDENCY_RULES: [(&str, &[&str]); 5] = [
@@ -39,6 +39,8 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     )
     .await?;
     run.step("dependency rules", dependency_rules()).await?;
+    run.step("AsyncAPI document", async_api()).await?;
+    run.step("Java publisher", java_publisher()).await?;
     run.web_assembly().await?;
     run.step("generated documents", documents::check()).await?;
     run.tests().await?;
@@ -172,6 +174,20 @@ fn with_broker_tests() -> Command {
     command.args(["test", "--workspace", "--locked"]);
     command.args(["--features", "notify-amqp/broker-tests,xtask/broker-tests"]);
     command
+}
+
+async fn async_api() -> anyhow::Result<()> {
+    if let Some(reason) = contract::check_with_parser().await? {
+        eprintln!("left out: AsyncAPI's parser: {reason}");
+    }
+    Ok(())
+}
+
+async fn java_publisher() -> anyhow::Result<()> {
+    if let Some(reason) = java::compile().await? {
+        eprintln!("left out: publishers/java: {reason}");
+    }
+    Ok(())
 }
 
 /// Makes sure that Rust has a standard library for WebAssembly.

@@ -19,6 +19,7 @@ pub(crate) use wire::{Dialing, Transport};
 use wire::{Incoming, Wire};
 
 use crate::PATIENCE;
+use crate::contract::ClientMessage;
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,9 @@ impl Client {
 
     /// Sends a token; the caller reads the answer.
     pub(crate) async fn authenticate(&mut self, token: &str) -> anyhow::Result<()> {
-        self.send(&json!({"command": "auth", "token": token}).to_string()).await
+        let auth = json!({"command": "auth", "token": token}).to_string();
+        ClientMessage::Auth.check(auth.as_bytes())?;
+        self.send(&auth).await
     }
 
     /// Logs in and checks that nothing comes before the `welcome`.
@@ -129,6 +132,7 @@ impl Client {
         self.authenticate(token).await?;
         let line = self.line().await?;
         ensure!(line.command() == Some("welcome".to_owned()), "{}: wanted `welcome`, got {line}", self.name);
+        ClientMessage::Welcome.check(line.bytes())?;
         Ok(line)
     }
 
@@ -185,6 +189,9 @@ impl Client {
     pub(crate) async fn command(&mut self, command: &str) -> anyhow::Result<Line> {
         let line = self.line().await?;
         ensure!(line.command().as_deref() == Some(command), "{}: wanted `{command}`, got {line}", self.name);
+        if let Some(message) = ClientMessage::of_command(command) {
+            message.check(line.bytes())?;
+        }
         Ok(line)
     }
 
@@ -249,6 +256,7 @@ impl Client {
         let name = &self.name;
         let Some(last) = before.pop() else { bail!("{name}: ended without a line: {ended:?}") };
         ensure!(last.command().as_deref() == Some("closing"), "{name}: the last line is {last}; {ended:?}");
+        ClientMessage::Closing.check(last.bytes())?;
         let json = last.json()?;
         let code = json["code"].as_u64().and_then(|code| u16::try_from(code).ok());
         let code = code.with_context(|| format!("{name}: code in {last}"))?;

@@ -1,4 +1,4 @@
-//! Documents that are made from the code: the table of settings, and the examples that documents show.
+//! Documents that are made from the code: the table of settings, the examples that documents show, and `contract/`.
 //!
 //! `cargo xtask docs` writes them; `cargo xtask ci` fails when one is not what the code makes now.
 
@@ -33,7 +33,8 @@ async fn documents() -> anyhow::Result<Vec<(&'static str, String)>> {
     let table = Command::new(lobby).arg("config-table").output().await.context("run `lobby config-table`")?;
     ensure!(table.status.success(), "lobby config-table: {}", String::from_utf8_lossy(&table.stderr));
     let configuration = format!("{CONFIGURATION_HEAD}{}", String::from_utf8(table.stdout)?);
-    let mut documents = vec![(CONFIGURATION, configuration)];
+    let mut documents = crate::contract::documents()?;
+    documents.push((CONFIGURATION, configuration));
     for document in SHOWING {
         let text = std::fs::read_to_string(document).with_context(|| format!("read {document}"))?;
         let text = with_examples(&text, |path| {

@@ -15,6 +15,7 @@ use crate::environment::{Environment, Home, INSTALL_LIMIT, PROBE_LIMIT, run, sai
 const PACKAGE: &str = include_str!("../node/package.json");
 const LOCK: &str = include_str!("../node/package-lock.json");
 const TSCONFIG: &str = include_str!("../node/tsconfig.json");
+const CHECK_ASYNC_API: &str = include_str!("../node/check-asyncapi.mjs");
 /// What is compiled; the first is what people copy.
 const SOURCES: [&str; 3] =
     ["publishers/typescript/notify.ts", "xtask/node/drive.ts", "xtask/node/mistakes.ts"];
@@ -38,6 +39,7 @@ async fn make() -> anyhow::Result<Environment> {
     let version = node().await?;
     let opened = Home::open("node").await?;
     let home = opened.path();
+    std::fs::write(home.join("check-asyncapi.mjs"), CHECK_ASYNC_API).context("write a check")?;
     let stamp = home.join("stamp");
     let wanted = format!("{version}\n{LOCK}");
     if std::fs::read_to_string(&stamp).is_ok_and(|present| present == wanted) {

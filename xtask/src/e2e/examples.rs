@@ -61,7 +61,8 @@ pub(super) async fn python_example(stage: &Stage) -> anyhow::Result<()> {
         }
     };
     let mut command = Command::new(python);
-    command.arg(root.join("examples/python/publish.py"));
+    command.arg("-B").arg(root.join("examples/python/publish.py"));
+    command.env("PYTHONPATH", root.join("publishers/python"));
     publishes(stage, command).await
 }
 

@@ -16,7 +16,7 @@ fn headers(message: &Message) -> Vec<(&str, OutHeader)> {
 }
 
 #[test]
-fn each_constructor_writes_its_own_header() {
+fn k14_each_constructor_writes_its_own_header() {
     let user = Notification::to_user(42).raw_json("{}").build().unwrap();
     assert_eq!(headers(&user), [("user-id", OutHeader::LongLong(42))]);
     let channel = Notification::to_channel("news").raw_json("{}").build().unwrap();
@@ -29,7 +29,7 @@ fn each_constructor_writes_its_own_header() {
 }
 
 #[test]
-fn lobby_reads_back_the_address_and_the_body() {
+fn m16_lobby_reads_back_the_address_and_the_body() {
     for (builder, address) in [
         (Notification::to_user(UserId::new(i64::MIN)), Address::User(UserId::new(i64::MIN))),
         (Notification::to_user(0_u32), Address::User(UserId::new(0))),
@@ -46,7 +46,7 @@ fn lobby_reads_back_the_address_and_the_body() {
 }
 
 #[test]
-fn properties_say_persistent_json_and_what_was_set() {
+fn n22_f24_f26_k13_properties_say_persistent_json_and_what_was_set() {
     let message = Notification::broadcast()
         .expires_in(Duration::from_millis(1500))
         .priority(9)
@@ -75,7 +75,7 @@ fn properties_say_persistent_json_and_what_was_set() {
 }
 
 #[test]
-fn extra_headers_follow_the_address_in_order() {
+fn n22_extra_headers_follow_the_address_in_order() {
     let message = ok().header("x-b", "text").traceparent(TRACEPARENT).header("x-a", 7).build().unwrap();
     let expected: [(&str, OutHeader); 4] = [
         ("user-id", 42.into()),
@@ -94,7 +94,7 @@ fn body_is_sent_verbatim_but_for_its_surroundings() {
 }
 
 #[test]
-fn body_that_lobbies_would_drop_is_refused() {
+fn f25_body_that_lobbies_would_drop_is_refused() {
     let raw = |bytes: &[u8]| Notification::broadcast().raw_json(bytes).build().unwrap_err();
     assert_eq!(raw(b"[1]"), BuildError::BodyNotObject { found: "array" });
     assert!(matches!(raw(b""), BuildError::BodyNotJson { .. }));
@@ -110,7 +110,7 @@ fn body_that_lobbies_would_drop_is_refused() {
 }
 
 #[test]
-fn expiry_is_rounded_up_and_bounded() {
+fn n04_n22_expiry_is_rounded_up_and_bounded() {
     let expiration = |expiry| ok().expires_in(expiry).build().map(|message| message.properties.expiration);
     for (expiry, ms) in [
         (Duration::from_nanos(1), "1"),
@@ -173,7 +173,7 @@ fn timestamp_in_milliseconds_is_refused() {
 }
 
 #[test]
-fn reserved_headers_are_refused_in_any_spelling() {
+fn k14_reserved_headers_are_refused_in_any_spelling() {
     for name in [
         "user-id",
         "User-Id",
@@ -207,7 +207,7 @@ fn header_stands_once_and_all_fit_a_frame() {
 }
 
 #[test]
-fn traceparent_has_the_w3c_form() {
+fn k15_traceparent_has_the_w3c_form() {
     for text in [
         "",
         "00",
