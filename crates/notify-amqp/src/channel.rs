@@ -5,8 +5,8 @@ use std::{future::Future, time::Duration};
 use lapin::{
     ErrorKind, ExchangeKind,
     options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
-        QueueBindOptions, QueueDeclareOptions,
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+        ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -16,6 +16,7 @@ use crate::{
     connection::{Connection, lost},
     difference::Difference,
     error::ConsumerError,
+    outcome::Verdict,
     queue_name::QueueName,
     queue_options::{Argument, Lifetime, QueueOptions},
     topology::{Declare, Topology},
@@ -106,9 +107,24 @@ impl Channel {
         self.limited("basic.consume", call).await.map_err(|error| in_use(error, topology))
     }
 
-    /// Acks one delivery, or all up to it.
-    pub(crate) async fn ack(&self, tag: u64, multiple: bool) -> Result<(), ConsumerError> {
-        self.limited("basic.ack", self.inner.basic_ack(tag, BasicAckOptions { multiple })).await
+    /// Settles one delivery, or all up to it that are not settled yet.
+    pub(crate) async fn settle(
+        &self,
+        tag: u64,
+        verdict: Verdict,
+        multiple: bool,
+    ) -> Result<(), ConsumerError> {
+        let requeue = match verdict {
+            Verdict::Ack => {
+                let call = self.inner.basic_ack(tag, BasicAckOptions { multiple });
+                return self.limited("basic.ack", call).await;
+            }
+            Verdict::Requeue => true,
+            Verdict::Reject => false,
+            Verdict::Leave => return Ok(()),
+        };
+        let call = self.inner.basic_nack(tag, BasicNackOptions { multiple, requeue });
+        self.limited("basic.nack", call).await
     }
 
     /// Asks the broker for no more deliveries.

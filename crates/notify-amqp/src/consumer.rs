@@ -16,7 +16,8 @@ use crate::{
     self_check::{SelfCheck, SelfCheckConfig},
     settlement::Ticket,
     stats::ConsumerStats,
-    status::{ConsumerStatus, Stopped},
+    status::{ConsumerStatus, StopReason, Stopped},
+    stop::{StopListener, StopOnDrop, StopSignal},
     supervisor::Supervisor,
     topology::Topology,
 };
@@ -44,6 +45,9 @@ pub struct ConsumerConfig {
     /// Whether and how the consumer looks whether messages come through (default `None`: not at all). It needs a
     /// queue that only this consumer consumes, and a user who may publish to the exchange.
     pub self_check: Option<SelfCheckConfig>,
+    /// Whether the consumer ends when the broker cancels it, because its queue was deleted or the queue's node is gone
+    /// (default false: it declares the queue again and consumes on).
+    pub stop_on_cancel: bool,
     /// How long [`ConsumerHandle::stop`] waits for open deliveries (default 5 s).
     pub stop_timeout: Duration,
 }
@@ -65,6 +69,7 @@ impl ConsumerConfig {
                 ..BackoffPolicy::default()
             },
             self_check: None,
+            stop_on_cancel: false,
             stop_timeout: Duration::from_secs(5),
         }
     }
@@ -86,8 +91,11 @@ impl ConsumerConfig {
 /// a second or longer are counted ([`ConsumerStats::dispatch_stalls`]). Work that takes long belongs on another
 /// thread, behind a queue as long as the prefetch: more is never unsettled.
 ///
-/// The ticket settles the delivery (ack) when its last clone is dropped; work that outlives the call keeps a
-/// clone. A panic is caught and counted; the delivery then counts as settled.
+/// The ticket settles the delivery when its last clone is dropped: as [`Ticket::settle`] said, else with an ack. Work
+/// that outlives the call keeps a clone. A panic is caught and counted, and the delivery is rejected.
+///
+/// This is the form for who settles later and elsewhere, and for speed: the lobby's own. A
+/// [`Handler`](crate::Handler) is the other form: its outcome settles the delivery.
 pub trait Dispatch: Send + 'static {
     /// Takes one delivery.
     fn dispatch(&mut self, delivery: Delivery, ticket: Ticket);
@@ -95,6 +103,10 @@ pub trait Dispatch: Send + 'static {
     /// Called after the last delivery that is at hand, before the thread waits for the broker, and at least
     /// every 32 deliveries: the place to wake, once for all of them, whoever works on them.
     fn burst_ends(&mut self) {}
+
+    /// Called after the last delivery of a channel, when the connection is lost or the consumer stops. What was not
+    /// begun will come again.
+    fn channel_ends(&mut self) {}
 }
 
 impl<F: FnMut(Delivery, Ticket) + Send + 'static> Dispatch for F {
@@ -115,6 +127,14 @@ impl Consumer {
     ///   [`TopologyError`](crate::TopologyError), or the self-check a [`SelfCheckError`](crate::SelfCheckError).
     /// - any other: the operating system gave no thread or no event queue.
     pub fn spawn(config: ConsumerConfig, dispatch: impl Dispatch) -> io::Result<ConsumerHandle> {
+        Self::spawn_stopped_by(StopSignal::new(), config, dispatch)
+    }
+
+    pub(crate) fn spawn_stopped_by(
+        stop: (StopSignal, StopListener),
+        config: ConsumerConfig,
+        dispatch: impl Dispatch,
+    ) -> io::Result<ConsumerHandle> {
         if config.prefetch == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "prefetch is 0, expected 1 to 65535"));
         }
@@ -125,10 +145,16 @@ impl Consumer {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let stats = Arc::new(ConsumerStats::default());
-        let (stop, stop_rx) = watch::channel(false);
+        let (stop, stop_listener) = stop;
         let (status_tx, status) = watch::channel(ConsumerStatus::Connecting { attempt: 1 });
         let (ended_tx, ended) = oneshot::channel();
-        let supervisor = Supervisor::new(config, dispatch, stop_rx, status_tx.clone(), stats.clone());
+        let supervisor = Supervisor::new(
+            config,
+            dispatch,
+            (stop.clone(), stop_listener),
+            status_tx.clone(),
+            stats.clone(),
+        );
         let self_check = supervisor.self_check();
         let thread = thread::Builder::new().name("amqp-consumer".into()).spawn(move || {
             let stopped = runtime.block_on(supervisor.run());
@@ -137,14 +163,14 @@ impl Consumer {
             status_tx.send_replace(ConsumerStatus::Stopped);
             let _ = ended_tx.send(stopped);
         })?;
-        Ok(ConsumerHandle { stop, status, stats, self_check, ended, thread })
+        Ok(ConsumerHandle { stop: StopOnDrop(stop), status, stats, self_check, ended, thread })
     }
 }
 
 /// Owns a running consumer. Dropping it stops the consumer in the background.
 #[derive(Debug)]
 pub struct ConsumerHandle {
-    stop: watch::Sender<bool>,
+    stop: StopOnDrop,
     status: watch::Receiver<ConsumerStatus>,
     stats: Arc<ConsumerStats>,
     self_check: Option<SelfCheck>,
@@ -171,16 +197,23 @@ impl ConsumerHandle {
         self.self_check.clone()
     }
 
-    /// Stops consuming, waits at most `stop_timeout` for deliveries that are still being worked on, acks
+    /// Stops consuming, waits at most `stop_timeout` for deliveries that are still being worked on, settles
     /// what was completed, closes channel and connection, and ends the thread.
     ///
-    /// What was not completed, and what had not been dispatched yet, goes back to the queue. Works in every
+    /// What was not completed, and what had not been begun yet, goes back to the queue. Works in every
     /// state, without a broker too. Cancelling the future leaves the consumer stopping in the background.
     pub async fn stop(self) -> Stopped {
-        self.stop.send_replace(true);
-        let stopped = self.ended.await.unwrap_or_default();
+        self.stop.0.give(StopReason::Asked);
+        self.join().await
+    }
+
+    /// Waits until the consumer has ended by itself: because a handler halted it, or the broker cancelled it and
+    /// [`ConsumerConfig::stop_on_cancel`] is set. Cancelling the future stops the consumer in the background.
+    pub async fn join(self) -> Stopped {
+        let Self { ended, thread, stop: _keep, .. } = self;
+        let stopped = ended.await.unwrap_or_default();
         // The thread sent its last word: joining takes no time.
-        let _ = self.thread.join();
+        let _ = thread.join();
         stopped
     }
 }

@@ -88,6 +88,16 @@ impl Delivery {
         self.redelivered
     }
 
+    /// How often a quorum queue counted the message as come back (`x-delivery-count`); `None` where nobody counts.
+    #[must_use]
+    pub fn delivery_count(&self) -> Option<i64> {
+        let mut headers = self.headers();
+        headers.find_map(|(name, value)| match value {
+            HeaderValue::Int(count) if name == b"x-delivery-count" => Some(count),
+            _ => None,
+        })
+    }
+
     /// When this process took the message from its connection.
     #[must_use]
     pub fn received_at(&self) -> Instant {

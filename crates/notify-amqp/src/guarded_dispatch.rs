@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::error;
-
-use crate::{consumer::Dispatch, delivery::Delivery, settlement::Ticket, stats::ConsumerStats};
+use crate::{
+    consumer::Dispatch, delivery::Delivery, panic_log::PanicLog, settlement::Ticket, stats::ConsumerStats,
+};
 
 /// A burst ends after so many deliveries, though more may be at hand.
 const BURST: u32 = 32;
@@ -22,11 +22,12 @@ pub(crate) struct GuardedDispatch<'a, D> {
     stats: &'a ConsumerStats,
     in_burst: u32,
     turn_began: Instant,
+    panics: PanicLog,
 }
 
 impl<'a, D: Dispatch> GuardedDispatch<'a, D> {
     pub(crate) fn new(dispatch: &'a mut D, stats: &'a ConsumerStats) -> Self {
-        Self { dispatch, stats, in_burst: 0, turn_began: Instant::now() }
+        Self { dispatch, stats, in_burst: 0, turn_began: Instant::now(), panics: PanicLog::default() }
     }
 
     /// Hands one delivery over. Returns whether the thread's other work is due before the next.
@@ -35,7 +36,7 @@ impl<'a, D: Dispatch> GuardedDispatch<'a, D> {
         let begin = Instant::now();
         if catch_unwind(AssertUnwindSafe(|| self.dispatch.dispatch(delivery, ticket))).is_err() {
             self.stats.dispatch_panics.add(1);
-            error!("dispatch panicked; the delivery counts as settled");
+            self.panics.note("dispatch");
         }
         if self.in_burst >= BURST {
             self.end_burst();
@@ -54,7 +55,15 @@ impl<'a, D: Dispatch> GuardedDispatch<'a, D> {
         }
         if catch_unwind(AssertUnwindSafe(|| self.dispatch.burst_ends())).is_err() {
             self.stats.dispatch_panics.add(1);
-            error!("dispatch panicked at the end of a burst");
+            self.panics.note("end of a burst");
+        }
+    }
+
+    /// The channel is at its end, and its last burst has ended.
+    pub(crate) fn end_channel(&mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.dispatch.channel_ends())).is_err() {
+            self.stats.dispatch_panics.add(1);
+            self.panics.note("end of a channel");
         }
     }
 

@@ -10,7 +10,6 @@ use std::{
 
 use futures_util::{Stream, future::LocalBoxFuture};
 use tokio::{
-    sync::watch,
     task::yield_now,
     time::{Sleep, sleep, sleep_until},
 };
@@ -24,12 +23,13 @@ use crate::{
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
     intake::Intake,
+    outcome::{RequeueRule, Verdict},
     self_check::Monitor,
     settlement::Settlement,
     stats::ConsumerStats,
-    status::Stopped,
+    stop::StopListener,
     stream::Socket,
-    window::Ack,
+    window::Run,
 };
 
 /// How often the state of connection and channel is looked at.
@@ -49,17 +49,18 @@ pub(crate) struct Pump<'a, D> {
     pub(crate) monitor: Option<&'a Monitor>,
     /// Tags of canaries that are not acked yet: they count as no delivery.
     pub(crate) canaries: VecDeque<u64>,
-    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) stop: StopListener,
+    pub(crate) requeue_rule: RequeueRule,
     pub(crate) redelivered: Redelivered,
     /// Came, and not dispatched yet.
     pub(crate) waiting: VecDeque<Delivery>,
-    /// The ack that lapin is writing.
+    /// What lapin is writing.
     pub(crate) acking: Option<Acking<'a>>,
 }
 
-/// An ack on its way.
+/// An ack, nack or reject on its way.
 pub(crate) struct Acking<'a> {
-    ack: Ack,
+    run: Run,
     written: LocalBoxFuture<'a, Result<(), ConsumerError>>,
     /// Whether lapin was told.
     begun: bool,
@@ -104,6 +105,7 @@ impl<D: Dispatch> Pump<'_, D> {
         };
         self.waiting.clear(); // unacked: it goes back to the queue
         self.dispatch.end_burst();
+        self.dispatch.end_channel();
         self.redelivered.log();
         ended
     }
@@ -115,7 +117,7 @@ impl<D: Dispatch> Pump<'_, D> {
             ack: pin!(sleep(Duration::ZERO)),
             ack_armed: false,
             check: pin!(sleep(CHECK_INTERVAL)),
-            stop: pin!(async move { drop(stop.wait_for(|stop| *stop).await) }),
+            stop: pin!(async move { drop(stop.wait_for(Option::is_some).await) }),
         };
         let mut was_alive = true;
         loop {
@@ -183,9 +185,7 @@ impl<D: Dispatch> Pump<'_, D> {
             sources.ack.as_mut().reset(tokio::time::Instant::now() + self.config.ack_delay);
             sources.ack_armed = true;
         }
-        if self.acking.is_none()
-            && (due.batch_is_full || (due.ready > 0 && sources.ack.as_mut().poll(cx).is_ready()))
-        {
+        if self.acking.is_none() && (due.now || (due.ready > 0 && sources.ack.as_mut().poll(cx).is_ready())) {
             return Poll::Ready(Event::AckDue);
         }
         if sources.check.as_mut().poll(cx).is_ready() {
@@ -194,10 +194,11 @@ impl<D: Dispatch> Pump<'_, D> {
         sources.stop.as_mut().poll(cx).map(|()| Event::Stop)
     }
 
-    /// Hands one delivery to the dispatch, and acks the batch before it if that is full. Returns whether the
+    /// Hands one delivery to the dispatch, and settles what is due before it. Returns whether the
     /// thread's other work is due.
     fn take(&mut self, delivery: Delivery) -> Result<bool, ConsumerError> {
-        let (ticket, batch_is_full) = self.settlement.deliver(delivery.tag()).map_err(|gap| {
+        let may_requeue = self.requeue_rule.allows(delivery.redelivered(), || delivery.delivery_count());
+        let (ticket, is_due) = self.settlement.deliver(delivery.tag(), may_requeue).map_err(|gap| {
             let reason = format!("delivery tag {} where {} was expected", gap.tag, gap.expected);
             ConsumerError::ConnectionLost { reason }
         })?;
@@ -212,7 +213,7 @@ impl<D: Dispatch> Pump<'_, D> {
         } else {
             self.redelivered.log();
         }
-        if batch_is_full {
+        if is_due {
             self.begin_ack();
         }
         Ok(self.dispatch.call(delivery, ticket))
@@ -228,22 +229,34 @@ impl<D: Dispatch> Pump<'_, D> {
         self.dispatch.begin_turn();
     }
 
-    /// Acks what is completed, unless an ack is on its way: then the next one follows that.
+    /// Settles a run of what is completed, unless one is on its way: then the next follows that.
     fn begin_ack(&mut self) {
         if self.acking.is_none()
-            && let Some(ack) = self.settlement.take_ack()
+            && let Some(run) = self.settlement.take_run()
         {
-            let written = Box::pin(self.channel.ack(ack.tag, true));
-            self.acking = Some(Acking { ack, written, begun: false });
+            let written = Box::pin(self.channel.settle(run.tag, run.verdict, true));
+            self.acking = Some(Acking { run, written, begun: false });
         }
     }
 
-    /// The ack that was on its way is written.
+    /// What was on its way is written.
     fn acked(&mut self) {
-        if let Some(Acking { ack, .. }) = self.acking.take() {
-            self.stats.acked.add(ack.messages - self.canaries_acked(ack.tag));
-            self.stats.ack_frames.add(1);
-            self.stats.unacked.set(self.settlement.unacked() as u64);
+        if let Some(Acking { run, .. }) = self.acking.take() {
+            let canaries = self.canaries_acked(run.tag);
+            self.settled(run.messages - canaries, run.verdict);
+            self.stats.unacked.set(self.settlement.unsettled() as u64);
+        }
+    }
+
+    fn settled(&self, messages: u64, verdict: Verdict) {
+        match verdict {
+            Verdict::Ack => {
+                self.stats.acked.add(messages);
+                self.stats.ack_frames.add(1);
+            }
+            Verdict::Requeue => self.stats.requeued.add(messages),
+            Verdict::Reject => self.stats.rejected.add(messages),
+            Verdict::Leave => {}
         }
     }
 
@@ -259,7 +272,7 @@ impl<D: Dispatch> Pump<'_, D> {
     /// Looks after what nobody tells us: a silent broker, a channel that lapin gave up without a word.
     /// Returns when to look again.
     fn check(&mut self, was_alive: &mut bool) -> Result<Instant, ConsumerError> {
-        self.stats.unacked.set(self.settlement.unacked() as u64);
+        self.stats.unacked.set(self.settlement.unsettled() as u64);
         self.redelivered.log_if_settled();
         let now = Instant::now();
         let silent = now.saturating_duration_since(self.connection.last_read());
@@ -291,15 +304,16 @@ impl<D: Dispatch> Pump<'_, D> {
         ConsumerError::Cancelled { queue: self.config.topology.queue.as_str().into() }
     }
 
-    /// Stops the deliveries, waits for the open ones until `stop_timeout`, and acks all that is completed.
-    pub(crate) async fn drain(&mut self) -> Stopped {
+    /// Stops the deliveries, waits for the open ones until `stop_timeout`, and settles all that is completed.
+    /// Returns how many deliveries were not finished, and whether all that is completed is settled.
+    pub(crate) async fn drain(&mut self) -> (u64, bool) {
         let deadline = tokio::time::Instant::now() + self.config.stop_timeout;
         let drained = self.drain_until(deadline).await;
         let unfinished = self.settlement.open() as u64;
         if let Err(error) = &drained {
             error!(%error, unfinished, "the last acks were not sent; the broker delivers those messages again");
         }
-        Stopped { unfinished, clean: drained.is_ok() }
+        (unfinished, drained.is_ok())
     }
 
     async fn drain_until(&mut self, deadline: tokio::time::Instant) -> Result<(), ConsumerError> {
@@ -313,11 +327,13 @@ impl<D: Dispatch> Pump<'_, D> {
         })
         .await;
         self.begin_ack();
-        self.finish_ack().await?;
-        for tag in self.settlement.completed_behind_gap() {
-            self.channel.ack(tag, false).await?;
-            self.stats.acked.add(u64::from(!self.canaries.contains(&tag)));
-            self.stats.ack_frames.add(1);
+        while self.acking.is_some() {
+            self.finish_ack().await?;
+            self.begin_ack();
+        }
+        for (tag, verdict) in self.settlement.completed_behind_gap() {
+            self.channel.settle(tag, verdict, false).await?;
+            self.settled(u64::from(!self.canaries.contains(&tag)), verdict);
         }
         Ok(())
     }

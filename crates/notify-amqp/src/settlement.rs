@@ -1,7 +1,7 @@
-//! From completed deliveries, on any thread, to acks on the consumer's thread.
+//! From completed deliveries, on any thread, to acks, nacks and rejects on the consumer's thread.
 //!
-//! A [`Ticket`] stands for one delivery; when its last clone is dropped, the delivery is completed. One
-//! [`Settlement`] belongs to one channel. It wakes the consumer's thread only when that sleeps and there
+//! A [`Ticket`] stands for one delivery; when its last clone is dropped, the delivery is completed, with an ack
+//! unless a clone said otherwise. One [`Settlement`] belongs to one channel. It wakes the consumer's thread only when that sleeps and there
 //! is something to do: the first completion after an ack (which arms the delay), a full batch, or the
 //! last open delivery while stopping. A settlement whose channel is dead takes no completions: the broker
 //! delivers those messages again on the next channel, and acking them there would ack others.
@@ -10,31 +10,87 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::Context,
+    thread,
 };
 
 use futures_util::task::AtomicWaker;
 
-use crate::window::{Ack, Progress, TagOutOfOrder, Window};
+use crate::{
+    outcome::{Outcome, Verdict},
+    stats::ConsumerStats,
+    status::StopReason,
+    stop::StopSignal,
+    window::{Progress, Run, TagOutOfOrder, Window},
+};
 
 /// The right to settle one delivery. The delivery is acked, soon, after its last clone was dropped.
+///
+/// [`Ticket::settle`] says something else than ack; of several clones' outcomes reject counts before requeue, and both
+/// before ack. A ticket that a panic drops rejects.
 ///
 /// Clone it into every piece of work that the delivery causes. Dropping is cheap and may happen on any
 /// thread. A ticket that is never dropped keeps its delivery, and all behind it, unacked: in the end the
 /// broker closes the channel (after 30 min by default) and delivers them again.
 #[derive(Clone)]
 pub struct Ticket {
-    _slot: Arc<Slot>,
+    slot: Arc<Slot>,
 }
 
 impl Ticket {
     /// A ticket that settles nothing, for tests of a dispatch without a broker.
     #[must_use]
     pub fn detached() -> Self {
-        let settlement = Arc::new(Settlement::new(1, 1));
-        Self { _slot: Arc::new(Slot { tag: 0, settlement }) }
+        let settlement = Arc::new(Settlement::new(1, 1, Arc::default(), StopSignal::new().0));
+        Self { slot: Arc::new(Slot { tag: 0, may_requeue: true, verdict: AtomicU8::new(0), settlement }) }
+    }
+
+    /// Gives the delivery an outcome. It is settled when the last clone is gone.
+    pub fn settle(self, outcome: Outcome) {
+        match outcome {
+            Outcome::Ack => {}
+            Outcome::Requeue => self.requeue(),
+            Outcome::Reject => self.note(Verdict::Reject),
+            Outcome::Halt { code, requeue } => {
+                if requeue {
+                    self.requeue();
+                }
+                self.slot.settlement.stop.give(StopReason::Halted { code });
+            }
+        }
+    }
+
+    /// Leaves the delivery to the end of its channel: then it goes back to the queue.
+    pub(crate) fn leave(self) {
+        self.note(Verdict::Leave);
+    }
+
+    /// The consumer's counters.
+    pub(crate) fn stats(&self) -> &ConsumerStats {
+        &self.slot.settlement.stats
+    }
+
+    fn requeue(&self) {
+        if self.slot.may_requeue {
+            self.note(Verdict::Requeue);
+        } else {
+            self.note(Verdict::Reject);
+            self.slot.settlement.stats.requeues_refused.add(1);
+        }
+    }
+
+    fn note(&self, verdict: Verdict) {
+        self.slot.verdict.fetch_max(verdict as u8, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.note(Verdict::Reject);
+        }
     }
 }
 
@@ -46,12 +102,16 @@ impl fmt::Debug for Ticket {
 
 struct Slot {
     tag: u64,
+    /// Whether a requeue is not one too many.
+    may_requeue: bool,
+    /// A [`Verdict`].
+    verdict: AtomicU8,
     settlement: Arc<Settlement>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.settlement.complete(self.tag);
+        self.settlement.complete(self.tag, Verdict::from_u8(*self.verdict.get_mut()));
     }
 }
 
@@ -61,6 +121,8 @@ pub(crate) struct Settlement {
     /// Whether the consumer's task sleeps and wants to be woken. Only ever set by that task.
     parked: AtomicBool,
     waker: AtomicWaker,
+    stats: Arc<ConsumerStats>,
+    stop: StopSignal,
 }
 
 struct State {
@@ -80,46 +142,53 @@ enum Phase {
 /// What the consumer's task finds when it goes to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// Deliveries that can be acked.
+    /// Deliveries that can be settled.
     pub(crate) ready: usize,
-    /// Whether they fill a batch.
-    pub(crate) batch_is_full: bool,
+    /// Whether they are to be settled at once.
+    pub(crate) now: bool,
     /// Deliveries still being worked on.
     pub(crate) open: usize,
 }
 
 impl Settlement {
-    pub(crate) fn new(prefetch: u16, batch: u16) -> Self {
+    pub(crate) fn new(prefetch: u16, batch: u16, stats: Arc<ConsumerStats>, stop: StopSignal) -> Self {
         Self {
             state: Mutex::new(State { window: Window::new(prefetch, batch), phase: Phase::Open }),
             parked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            stats,
+            stop,
         }
     }
 
-    /// Takes in a delivery; also returns whether an ack is due because a batch is full.
-    pub(crate) fn deliver(self: &Arc<Self>, tag: u64) -> Result<(Ticket, bool), TagOutOfOrder> {
-        let batch_is_full = {
+    /// Takes in a delivery; also returns whether a frame is due.
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        tag: u64,
+        may_requeue: bool,
+    ) -> Result<(Ticket, bool), TagOutOfOrder> {
+        let due = {
             let window = &mut self.lock().window;
             window.deliver(tag)?;
-            window.batch_is_full()
+            window.is_due()
         };
-        Ok((Ticket { _slot: Arc::new(Slot { tag, settlement: self.clone() }) }, batch_is_full))
+        let slot = Slot { tag, may_requeue, verdict: AtomicU8::new(0), settlement: self.clone() };
+        Ok((Ticket { slot: Arc::new(slot) }, due))
     }
 
-    /// Takes the ack for all that is completed without a gap.
-    pub(crate) fn take_ack(&self) -> Option<Ack> {
-        self.lock().window.take_ack()
+    /// Takes the first run of all that is completed without a gap.
+    pub(crate) fn take_run(&self) -> Option<Run> {
+        self.lock().window.take_run()
     }
 
-    /// The tags completed behind a gap; see [`Window::completed_behind_gap`].
-    pub(crate) fn completed_behind_gap(&self) -> Vec<u64> {
+    /// What is completed behind a gap; see [`Window::completed_behind_gap`].
+    pub(crate) fn completed_behind_gap(&self) -> Vec<(u64, Verdict)> {
         self.lock().window.completed_behind_gap()
     }
 
-    /// How many deliveries the broker waits for an ack of.
-    pub(crate) fn unacked(&self) -> usize {
-        self.lock().window.unacked()
+    /// How many deliveries the broker waits to hear of.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.lock().window.unsettled()
     }
 
     /// How many deliveries are still being worked on.
@@ -134,7 +203,7 @@ impl Settlement {
         self.waker.register(cx.waker());
         self.parked.store(true, Ordering::SeqCst);
         let window = &self.lock().window;
-        Due { ready: window.ready(), batch_is_full: window.batch_is_full(), open: window.open() }
+        Due { ready: window.ready(), now: window.is_due(), open: window.open() }
     }
 
     /// Announces that the task is awake: completions need not wake it.
@@ -152,13 +221,15 @@ impl Settlement {
         self.lock().phase = Phase::Closed;
     }
 
-    fn complete(&self, tag: u64) {
+    fn complete(&self, tag: u64, verdict: Verdict) {
         let due = {
             let mut state = self.lock();
             if state.phase == Phase::Closed {
+                // What was never begun is not late.
+                self.stats.stale.add(u64::from(verdict != Verdict::Leave));
                 return;
             }
-            let progress = state.window.complete(tag);
+            let progress = state.window.complete(tag, verdict);
             progress != Progress::Nothing || (state.phase == Phase::Draining && state.window.open() == 0)
         };
         if due && self.parked.load(Ordering::SeqCst) {
@@ -177,6 +248,7 @@ mod tests {
     use std::task::{Wake, Waker};
 
     use super::*;
+    use crate::stop::StopListener;
 
     struct Wakes(AtomicUsize);
 
@@ -189,16 +261,19 @@ mod tests {
     struct Bench {
         settlement: Arc<Settlement>,
         wakes: Arc<Wakes>,
+        stopped: StopListener,
     }
 
     impl Bench {
         fn new(prefetch: u16, batch: u16) -> Self {
             let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
-            Self { settlement: Arc::new(Settlement::new(prefetch, batch)), wakes }
+            let (stop, stopped) = StopSignal::new();
+            let settlement = Arc::new(Settlement::new(prefetch, batch, Arc::default(), stop));
+            Self { settlement, wakes, stopped }
         }
 
         fn deliver(&self, tag: u64) -> Ticket {
-            self.settlement.deliver(tag).unwrap().0
+            self.settlement.deliver(tag, true).unwrap().0
         }
 
         fn park(&self) -> Due {
@@ -210,22 +285,74 @@ mod tests {
         }
     }
 
+    fn acked(tag: u64, messages: u64) -> Option<Run> {
+        Some(Run { tag, messages, verdict: Verdict::Ack })
+    }
+
+    #[test]
+    fn n11_the_outcome_of_a_ticket_is_what_the_broker_is_told() {
+        for (outcome, verdict) in [
+            (Outcome::Ack, Verdict::Ack),
+            (Outcome::Requeue, Verdict::Requeue),
+            (Outcome::Reject, Verdict::Reject),
+            (Outcome::Halt { code: 7, requeue: false }, Verdict::Ack),
+            (Outcome::Halt { code: 7, requeue: true }, Verdict::Requeue),
+        ] {
+            let bench = Bench::new(10, 10);
+            bench.deliver(1).settle(outcome);
+            assert_eq!(bench.settlement.take_run().map(|run| run.verdict), Some(verdict), "{outcome:?}");
+            let halted = matches!(outcome, Outcome::Halt { .. }).then_some(StopReason::Halted { code: 7 });
+            assert_eq!(*bench.stopped.borrow(), halted, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_clones_the_one_that_rejects_counts() {
+        let bench = Bench::new(10, 10);
+        let tickets: Vec<_> = std::iter::repeat_n(bench.deliver(1), 3).collect();
+        let outcomes = [Outcome::Reject, Outcome::Requeue, Outcome::Ack];
+        tickets.into_iter().zip(outcomes).for_each(|(ticket, outcome)| ticket.settle(outcome));
+        assert_eq!(bench.settlement.take_run().map(|run| run.verdict), Some(Verdict::Reject));
+    }
+
+    #[test]
+    fn n12_a_requeue_too_many_is_a_counted_reject() {
+        let bench = Bench::new(10, 10);
+        bench.settlement.deliver(1, false).unwrap().0.settle(Outcome::Requeue);
+        bench.settlement.deliver(2, false).unwrap().0.settle(Outcome::Halt { code: 0, requeue: true });
+        let rejected = Run { tag: 2, messages: 2, verdict: Verdict::Reject };
+        assert_eq!(bench.settlement.take_run(), Some(rejected));
+        assert_eq!(bench.settlement.stats.requeues_refused.get(), 2);
+    }
+
+    #[test]
+    fn a_ticket_that_a_panic_drops_rejects() {
+        let bench = Bench::new(10, 10);
+        let ticket = bench.deliver(1);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ticket = ticket;
+            panic!("this is the test's panic");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(bench.settlement.take_run().map(|run| run.verdict), Some(Verdict::Reject));
+    }
+
     #[test]
     fn only_the_last_clone_completes() {
         let bench = Bench::new(10, 10);
         let ticket = bench.deliver(1);
         let clone = ticket.clone();
         drop(ticket);
-        assert_eq!(bench.settlement.take_ack(), None);
+        assert_eq!(bench.settlement.take_run(), None);
         drop(clone);
-        assert_eq!(bench.settlement.take_ack(), Some(Ack { tag: 1, messages: 1 }));
+        assert_eq!(bench.settlement.take_run(), acked(1, 1));
     }
 
     #[test]
     fn a_sleeping_consumer_is_woken_by_the_first_and_by_the_batch_only() {
         let bench = Bench::new(10, 3);
         let mut tickets: Vec<_> = (1..=6).map(|tag| bench.deliver(tag)).collect();
-        assert_eq!(bench.park(), Due { ready: 0, batch_is_full: false, open: 6 });
+        assert_eq!(bench.park(), Due { ready: 0, now: false, open: 6 });
         let mut complete_next = || drop(tickets.remove(0));
         complete_next();
         assert_eq!(bench.wakes(), 1, "the first arms the delay");
@@ -264,9 +391,9 @@ mod tests {
     fn a_full_batch_is_reported_with_the_next_delivery() {
         let bench = Bench::new(10, 2);
         (1..=2).for_each(|tag| drop(bench.deliver(tag)));
-        let (_ticket, batch_is_full) = bench.settlement.deliver(3).unwrap();
+        let (_ticket, batch_is_full) = bench.settlement.deliver(3, true).unwrap();
         assert!(batch_is_full);
-        assert_eq!(bench.settlement.take_ack(), Some(Ack { tag: 2, messages: 2 }));
+        assert_eq!(bench.settlement.take_run(), acked(2, 2));
     }
 
     #[test]
@@ -276,7 +403,8 @@ mod tests {
         bench.park();
         bench.settlement.close();
         drop(ticket);
-        assert_eq!((bench.settlement.take_ack(), bench.wakes()), (None, 0));
+        assert_eq!((bench.settlement.take_run(), bench.wakes()), (None, 0));
+        assert_eq!(bench.settlement.stats.stale.get(), 1);
     }
 
     #[test]
@@ -288,6 +416,6 @@ mod tests {
         std::thread::scope(|scope| {
             hands.into_iter().for_each(|hand| drop(scope.spawn(move || drop(hand))));
         });
-        assert_eq!(bench.settlement.take_ack(), Some(Ack { tag: 1000, messages: 1000 }));
+        assert_eq!(bench.settlement.take_run(), acked(1000, 1000));
     }
 }

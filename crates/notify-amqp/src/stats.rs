@@ -24,13 +24,22 @@ pub struct ConsumerStats {
     pub acked: Count,
     /// Ack frames written; `acked / ack_frames` is the size of a batch.
     pub ack_frames: Count,
+    /// Deliveries given back to the queue ([`Outcome::Requeue`](crate::Outcome::Requeue)).
+    pub requeued: Count,
+    /// Deliveries rejected, by a handler or because it panicked. Without a dead-letter exchange they are gone.
+    pub rejected: Count,
+    /// Of these, the ones that should have been requeued once too often.
+    pub requeues_refused: Count,
+    /// Deliveries that were completed after their channel was lost: settling them had no effect, the broker delivers
+    /// them again.
+    pub stale: Count,
     /// Gauge: deliveries that the broker still waits for an ack of.
     pub unacked: Count,
     /// Content headers in which bytes that are not UTF-8, or containers nested too deeply, were replaced.
     pub repaired_headers: Count,
     /// Content headers that could not be walked and were replaced by the marker header.
     pub undecodable_headers: Count,
-    /// Panics of the dispatch that were caught; the delivery counts as settled.
+    /// Panics of the dispatch or handler that were caught; the delivery is rejected.
     pub dispatch_panics: Count,
     /// Calls of the dispatch that took a second or longer: acks and heartbeats waited for them.
     pub dispatch_stalls: Count,

@@ -37,7 +37,7 @@ pub enum ConsumerStatus {
         /// How long until the next attempt.
         retry_in: Duration,
     },
-    /// [`ConsumerHandle::stop`](crate::ConsumerHandle::stop) was called; open deliveries are waited for.
+    /// It was told to end, by its owner or by a handler; open deliveries are waited for.
     Stopping,
     /// The thread has ended.
     Stopped,
@@ -51,13 +51,48 @@ impl ConsumerStatus {
     }
 }
 
+/// Why a consumer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// [`ConsumerHandle::stop`](crate::ConsumerHandle::stop) was called, or the handle dropped.
+    #[default]
+    Asked,
+    /// A handler said [`Outcome::Halt`](crate::Outcome::Halt).
+    Halted {
+        /// The code it gave.
+        code: u8,
+    },
+    /// The broker cancelled the consumer (its queue was deleted, or the queue's node is gone), and
+    /// [`ConsumerConfig::stop_on_cancel`](crate::ConsumerConfig::stop_on_cancel) is set.
+    Cancelled,
+    /// The runtime that the handler ran on was shut down.
+    RuntimeGone,
+}
+
 /// How a consumer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stopped {
     /// Deliveries that were still being worked on when the time was up: the broker delivers them again.
     pub unfinished: u64,
-    /// Whether everything that was completed was acked and the connection closed in order. `false` when
+    /// Whether everything that was completed was settled and the connection closed in order. `false` when
     /// there was no connection to do so on.
     pub clean: bool,
+    /// Why.
+    pub reason: StopReason,
+}
+
+impl Stopped {
+    /// What a process may end with: the code of a halt, 75 (try again later) when the broker cancelled the consumer,
+    /// 70 when its runtime was shut down before it, and else 0.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.reason {
+            StopReason::Asked => 0,
+            StopReason::Halted { code } => code,
+            StopReason::Cancelled => 75,
+            StopReason::RuntimeGone => 70,
+        }
+    }
 }

@@ -20,19 +20,22 @@ use crate::{
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
     host::HostOrder,
+    outcome::RequeueRule,
     patrol::Patrol,
     pump::{Pump, Redelivered},
     self_check::SelfCheck,
     settlement::Settlement,
     stats::ConsumerStats,
-    status::{ConsumerStatus, Stopped},
+    status::{ConsumerStatus, StopReason, Stopped},
+    stop::{StopListener, StopSignal},
 };
 
 /// The task of the consumer's thread.
 pub(crate) struct Supervisor<D> {
     config: ConsumerConfig,
     dispatch: D,
-    stop: watch::Receiver<bool>,
+    stop: StopListener,
+    stop_signal: StopSignal,
     status: watch::Sender<ConsumerStatus>,
     stats: Arc<ConsumerStats>,
     backoff: Backoff,
@@ -46,7 +49,7 @@ impl<D: Dispatch> Supervisor<D> {
     pub(crate) fn new(
         mut config: ConsumerConfig,
         dispatch: D,
-        stop: watch::Receiver<bool>,
+        (stop_signal, stop): (StopSignal, StopListener),
         status: watch::Sender<ConsumerStatus>,
         stats: Arc<ConsumerStats>,
     ) -> Self {
@@ -54,7 +57,7 @@ impl<D: Dispatch> Supervisor<D> {
         let hosts = config.broker.hosts();
         let check = config.self_check.clone();
         let patrol = check.map(|check| Patrol::new(&check, &mut config, stats.clone()));
-        Self { config, dispatch, stop, status, stats, backoff, hosts, consumed: None, patrol }
+        Self { config, dispatch, stop, stop_signal, status, stats, backoff, hosts, consumed: None, patrol }
     }
 
     /// The self-check, where it is configured.
@@ -81,7 +84,7 @@ impl<D: Dispatch> Supervisor<D> {
             let mut stop = self.stop.clone();
             let connected = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return self.stopped_early(),
+                _ = stop.wait_for(Option::is_some) => return self.stopped_early(),
                 connected = self.connect() => connected,
             };
             let error = match connected {
@@ -91,6 +94,11 @@ impl<D: Dispatch> Supervisor<D> {
                 },
                 Err(error) => error,
             };
+            if self.config.stop_on_cancel && matches!(error, ConsumerError::Cancelled { .. }) {
+                error!(%error, "not consuming any more");
+                self.stop_signal.give(StopReason::Cancelled);
+                return Stopped { clean: true, ..stopped(&self.stop) };
+            }
             let retry_in = self.wait_after(&error);
             let attempt = self.backoff.failures();
             let hint = error.hint();
@@ -106,7 +114,7 @@ impl<D: Dispatch> Supervisor<D> {
             self.status.send_replace(ConsumerStatus::Waiting { error, hint, attempt, retry_in });
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return self.stopped_early(),
+                _ = stop.wait_for(Option::is_some) => return self.stopped_early(),
                 () = tokio::time::sleep(retry_in) => {}
             }
         }
@@ -145,7 +153,12 @@ impl<D: Dispatch> Supervisor<D> {
     /// `Ok` when stopped, else what ended the session.
     async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerError> {
         let Session { connection, channel, consumer, host } = session;
-        let settlement = Arc::new(Settlement::new(self.config.prefetch, self.config.ack_batch));
+        let settlement = Arc::new(Settlement::new(
+            self.config.prefetch,
+            self.config.ack_batch,
+            self.stats.clone(),
+            self.stop_signal.clone(),
+        ));
         let monitor = self.patrol.as_ref().map(|patrol| patrol.monitor().clone());
         if let Some(monitor) = &monitor {
             monitor.begin();
@@ -162,6 +175,7 @@ impl<D: Dispatch> Supervisor<D> {
             monitor: monitor.as_deref(),
             canaries: VecDeque::new(),
             stop: self.stop.clone(),
+            requeue_rule: RequeueRule::of(&self.config.topology.options),
             redelivered: Redelivered::default(),
             waiting: VecDeque::new(),
             acking: None,
@@ -175,10 +189,10 @@ impl<D: Dispatch> Supervisor<D> {
             None => pump.run(std::future::pending()).await,
         };
         self.consumed = Some(Instant::now());
-        let mut stopped = Stopped::default();
+        let mut stopped = stopped(&self.stop);
         if ended.is_ok() {
             self.status.send_replace(ConsumerStatus::Stopping);
-            stopped = pump.drain().await;
+            (stopped.unfinished, stopped.clean) = pump.drain().await;
         }
         drop(pump);
         settlement.close();
@@ -189,7 +203,8 @@ impl<D: Dispatch> Supervisor<D> {
             stopped.clean &= connection.close().await;
         }
         if ended.is_ok() {
-            info!(unfinished = stopped.unfinished, clean = stopped.clean, "consumer stopped");
+            let Stopped { unfinished, clean, reason } = stopped;
+            info!(unfinished, clean, ?reason, "consumer stopped");
         }
         ended.map(|()| stopped)
     }
@@ -209,8 +224,13 @@ impl<D: Dispatch> Supervisor<D> {
 
     fn stopped_early(&self) -> Stopped {
         info!("consumer stopped while it had no connection");
-        Stopped::default()
+        stopped(&self.stop)
     }
+}
+
+/// Nothing unfinished, nothing in order, with the reason that was given if one was.
+fn stopped(stop: &StopListener) -> Stopped {
+    Stopped { reason: stop.borrow().unwrap_or_default(), ..Stopped::default() }
 }
 
 /// What consuming needs.

@@ -1,33 +1,39 @@
-//! Which deliveries of one channel may be acked, as values.
+//! Which deliveries of one channel may be settled, as values.
 //!
-//! Pure. Deliveries come in with consecutive tags and are completed in any order; an ack covers only the
-//! prefix that is complete without a gap, so that one ack frame settles many deliveries and never one
-//! that is still being worked on.
+//! Pure. Deliveries come in with consecutive tags and are completed in any order, each with a verdict. Frames cover
+//! only the prefix that is complete without a gap, in the queue's order: one frame settles a whole run of deliveries
+//! with the same verdict, and never one that is still being worked on.
 
 use std::collections::VecDeque;
 
-/// The deliveries of one channel that the broker still waits for an ack of.
+use crate::outcome::Verdict;
+
+/// The deliveries of one channel that the broker still waits to hear of.
 #[derive(Debug)]
 pub(crate) struct Window {
-    /// The tag that `completed[0]` stands for.
+    /// The tag that `entries[0]` stands for.
     first: u64,
-    /// One entry per delivery since `first`: whether it is completed.
-    completed: VecDeque<bool>,
+    /// One entry per delivery since `first`: the verdict, once it is completed.
+    entries: VecDeque<Option<Verdict>>,
     /// How many entries at the front are completed without a gap.
     ready: usize,
+    /// How many of these were there when the last run was taken: another verdict kept them from going with it.
+    held_over: usize,
     /// How many entries are not completed.
     open: usize,
     batch: usize,
     limit: usize,
 }
 
-/// One ack frame to send, `multiple` always.
+/// Neighbours with one verdict: one frame to send, `multiple` always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ack {
+pub(crate) struct Run {
     /// The highest tag it covers.
     pub(crate) tag: u64,
     /// How many deliveries it settles.
     pub(crate) messages: u64,
+    /// What the frame says.
+    pub(crate) verdict: Verdict,
 }
 
 /// What a completion calls for.
@@ -35,9 +41,9 @@ pub(crate) struct Ack {
 pub(crate) enum Progress {
     /// Nothing to do now.
     Nothing,
-    /// The first completion that can be acked: an ack is due after the delay.
+    /// The first completion that can be settled: a frame is due after the delay.
     First,
-    /// A batch is full, or nothing is being worked on any more: an ack is due now.
+    /// A batch is full: a frame is due now.
     Due,
 }
 
@@ -49,14 +55,15 @@ pub(crate) struct TagOutOfOrder {
 }
 
 impl Window {
-    /// A new channel's window: tags start at 1, at most `limit` deliveries are unacked, and an ack is
-    /// due as soon as `batch` can be acked.
+    /// A new channel's window: tags start at 1, at most `limit` deliveries are unsettled, and a frame is
+    /// due as soon as `batch` can be settled.
     pub(crate) fn new(limit: u16, batch: u16) -> Self {
         let limit = usize::from(limit.max(1));
         Self {
             first: 1,
-            completed: VecDeque::with_capacity(limit),
+            entries: VecDeque::with_capacity(limit),
             ready: 0,
+            held_over: 0,
             open: 0,
             batch: usize::from(batch.max(1)).min(limit),
             limit,
@@ -65,27 +72,29 @@ impl Window {
 
     /// Takes in the next delivery.
     pub(crate) fn deliver(&mut self, tag: u64) -> Result<(), TagOutOfOrder> {
-        let expected = self.first + self.completed.len() as u64;
-        if tag != expected || self.completed.len() == self.limit {
+        let expected = self.first + self.entries.len() as u64;
+        if tag != expected || self.entries.len() == self.limit {
             return Err(TagOutOfOrder { tag, expected });
         }
-        self.completed.push_back(false);
+        self.entries.push_back(None);
         self.open += 1;
         Ok(())
     }
 
     /// Marks one delivery as completed; marking it again, or one that is not in the window, does nothing.
-    pub(crate) fn complete(&mut self, tag: u64) -> Progress {
+    ///
+    /// [`Verdict::Leave`] is a gap that never closes.
+    pub(crate) fn complete(&mut self, tag: u64, verdict: Verdict) -> Progress {
         let Some(index) = tag.checked_sub(self.first).and_then(|index| usize::try_from(index).ok()) else {
             return Progress::Nothing;
         };
-        match self.completed.get_mut(index) {
-            Some(done @ false) => *done = true,
-            Some(true) | None => return Progress::Nothing,
+        match self.entries.get_mut(index) {
+            Some(entry @ None) => *entry = Some(verdict),
+            Some(Some(_)) | None => return Progress::Nothing,
         }
         self.open -= 1;
         let before = self.ready;
-        while self.completed.get(self.ready) == Some(&true) {
+        while self.entries.get(self.ready).copied().flatten().is_some_and(is_settled) {
             self.ready += 1;
         }
         match (before, self.ready) {
@@ -96,31 +105,34 @@ impl Window {
         }
     }
 
-    /// Takes the ack for everything that is completed without a gap, if there is anything.
-    pub(crate) fn take_ack(&mut self) -> Option<Ack> {
-        let messages = std::mem::take(&mut self.ready);
-        if messages == 0 {
-            return None;
-        }
-        self.completed.drain(..messages);
-        self.first += messages as u64;
-        Some(Ack { tag: self.first - 1, messages: messages as u64 })
+    /// Takes the first run of what is completed without a gap, if there is anything.
+    pub(crate) fn take_run(&mut self) -> Option<Run> {
+        let ready = self.entries.iter().take(self.ready);
+        let verdict = (*ready.clone().next()?)?;
+        let length = ready.take_while(|entry| **entry == Some(verdict)).count();
+        self.entries.drain(..length);
+        self.first += length as u64;
+        self.ready -= length;
+        self.held_over = self.ready;
+        Some(Run { tag: self.first - 1, messages: length as u64, verdict })
     }
 
-    /// The tags that are completed behind a gap. For the end of a channel: they are acked one by one.
-    pub(crate) fn completed_behind_gap(&self) -> Vec<u64> {
-        let after = self.completed.iter().enumerate().skip(self.ready);
-        after.filter(|(_, done)| **done).map(|(index, _)| self.first + index as u64).collect()
+    /// The tags that are completed behind a gap, with their verdicts. For the end of a channel: they are settled one
+    /// by one.
+    pub(crate) fn completed_behind_gap(&self) -> Vec<(u64, Verdict)> {
+        let after = self.entries.iter().enumerate().skip(self.ready);
+        let completed = after.filter_map(|(index, entry)| Some((self.first + index as u64, (*entry)?)));
+        completed.filter(|(_, verdict)| is_settled(*verdict)).collect()
     }
 
-    /// How many deliveries an ack could settle now.
+    /// How many deliveries could be settled now.
     pub(crate) fn ready(&self) -> usize {
         self.ready
     }
 
-    /// Whether a full batch can be acked.
-    pub(crate) fn batch_is_full(&self) -> bool {
-        self.ready >= self.batch
+    /// Whether a frame is due now: for a full batch, or because the one before could not take all.
+    pub(crate) fn is_due(&self) -> bool {
+        self.ready >= self.batch || self.held_over > 0
     }
 
     /// How many deliveries are still being worked on.
@@ -128,19 +140,24 @@ impl Window {
         self.open
     }
 
-    /// How many deliveries the broker waits for an ack of.
-    pub(crate) fn unacked(&self) -> usize {
-        self.completed.len()
+    /// How many deliveries the broker waits to hear of.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.entries.len()
     }
+}
+
+fn is_settled(verdict: Verdict) -> bool {
+    verdict != Verdict::Leave
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
     use super::*;
+    use Verdict::{Ack, Leave, Reject, Requeue};
 
     /// A window of 10 with a batch of 3 and `n` deliveries.
     fn window(n: u64) -> Window {
@@ -149,42 +166,74 @@ mod tests {
         window
     }
 
+    fn run(tag: u64, messages: u64, verdict: Verdict) -> Option<Run> {
+        Some(Run { tag, messages, verdict })
+    }
+
     #[test]
     fn in_order_completions_are_acked_by_batch() {
         let mut window = window(7);
-        assert_eq!(window.complete(1), Progress::First);
-        assert_eq!(window.complete(2), Progress::Nothing);
-        assert_eq!(window.complete(3), Progress::Due);
-        assert_eq!(window.complete(4), Progress::Nothing, "already due");
-        assert_eq!(window.take_ack(), Some(Ack { tag: 4, messages: 4 }));
-        assert_eq!(window.take_ack(), None);
-        assert_eq!(window.complete(5), Progress::First, "armed again after the ack");
-        assert_eq!((window.unacked(), window.open()), (3, 2));
+        assert_eq!(window.complete(1, Ack), Progress::First);
+        assert_eq!(window.complete(2, Ack), Progress::Nothing);
+        assert_eq!(window.complete(3, Ack), Progress::Due);
+        assert_eq!(window.complete(4, Ack), Progress::Nothing, "already due");
+        assert_eq!(window.take_run(), run(4, 4, Ack));
+        assert_eq!(window.take_run(), None);
+        assert_eq!(window.complete(5, Ack), Progress::First, "armed again after the ack");
+        assert_eq!((window.unsettled(), window.open()), (3, 2));
     }
 
     #[test]
     fn a_gap_holds_back_everything_behind_it() {
         let mut window = window(6);
-        for tag in [2, 3, 4, 6] {
-            assert_eq!(window.complete(tag), Progress::Nothing);
+        for (tag, verdict) in [(2, Ack), (3, Reject), (4, Ack), (6, Requeue)] {
+            assert_eq!(window.complete(tag, verdict), Progress::Nothing);
         }
-        assert_eq!(window.take_ack(), None);
-        assert_eq!(window.completed_behind_gap(), [2, 3, 4, 6]);
-        assert_eq!(window.complete(1), Progress::Due, "closing the gap fills the batch");
-        assert_eq!(window.take_ack(), Some(Ack { tag: 4, messages: 4 }));
-        assert_eq!(window.completed_behind_gap(), [6]);
+        assert_eq!(window.take_run(), None);
+        assert_eq!(window.completed_behind_gap(), [(2, Ack), (3, Reject), (4, Ack), (6, Requeue)]);
+        assert_eq!(window.complete(1, Ack), Progress::Due, "closing the gap fills the batch");
+        assert_eq!(window.take_run(), run(2, 2, Ack));
+        assert_eq!(window.completed_behind_gap(), [(6, Requeue)]);
+    }
+
+    #[test]
+    fn n11_each_run_of_one_verdict_is_one_frame_and_the_rest_is_due_at_once() {
+        let mut window = window(7);
+        for (tag, verdict) in [(1, Ack), (2, Ack), (3, Reject), (4, Requeue), (5, Requeue), (6, Ack)] {
+            window.complete(tag, verdict);
+        }
+        assert_eq!(window.take_run(), run(2, 2, Ack));
+        assert!(window.is_due(), "the rest was ready too");
+        assert_eq!(window.take_run(), run(3, 1, Reject));
+        assert_eq!(window.take_run(), run(5, 2, Requeue));
+        assert!(window.is_due(), "one that was ready is left");
+        assert_eq!(window.take_run(), run(6, 1, Ack));
+        assert!(!window.is_due());
+        window.complete(7, Ack);
+        assert!(!window.is_due(), "a new one waits for its batch or the delay");
+    }
+
+    #[test]
+    fn what_was_left_is_never_settled_nor_passed() {
+        let mut window = window(4);
+        for (tag, verdict) in [(1, Ack), (2, Leave), (3, Ack), (4, Leave)] {
+            window.complete(tag, verdict);
+        }
+        assert_eq!(window.take_run(), run(1, 1, Ack));
+        assert_eq!(window.take_run(), None);
+        assert_eq!((window.open(), window.completed_behind_gap()), (0, vec![(3, Ack)]));
     }
 
     #[test]
     fn completing_twice_or_what_was_acked_does_nothing() {
         let mut window = window(3);
-        window.complete(1);
-        assert_eq!(window.complete(1), Progress::Nothing);
-        window.take_ack();
-        assert_eq!(window.complete(1), Progress::Nothing);
-        assert_eq!(window.complete(0), Progress::Nothing);
-        assert_eq!(window.complete(99), Progress::Nothing);
-        assert_eq!((window.open(), window.unacked()), (2, 2));
+        window.complete(1, Ack);
+        assert_eq!(window.complete(1, Reject), Progress::Nothing);
+        assert_eq!(window.take_run(), run(1, 1, Ack));
+        assert_eq!(window.complete(1, Reject), Progress::Nothing);
+        assert_eq!(window.complete(0, Ack), Progress::Nothing);
+        assert_eq!(window.complete(99, Ack), Progress::Nothing);
+        assert_eq!((window.open(), window.unsettled()), (2, 2));
     }
 
     #[test]
@@ -201,35 +250,36 @@ mod tests {
         let mut window = Window::new(2, 100);
         window.deliver(1).unwrap();
         window.deliver(2).unwrap();
-        window.complete(1);
-        assert_eq!(window.complete(2), Progress::Due);
+        window.complete(1, Ack);
+        assert_eq!(window.complete(2, Ack), Progress::Due);
     }
 
     #[derive(Debug, Clone)]
     enum Step {
         Deliver,
-        Complete(usize),
-        Ack,
+        Complete(usize, Verdict),
+        Settle,
     }
 
     fn step() -> impl Strategy<Value = Step> {
+        let verdict = prop_oneof![6 => Just(Ack), 2 => Just(Requeue), 2 => Just(Reject), 1 => Just(Leave)];
         prop_oneof![
             3 => Just(Step::Deliver),
-            3 => (0..40_usize).prop_map(Step::Complete),
-            1 => Just(Step::Ack),
+            3 => (0..40_usize, verdict).prop_map(|(pick, verdict)| Step::Complete(pick, verdict)),
+            1 => Just(Step::Settle),
         ]
     }
 
     proptest! {
-        /// Against a model of two sets: nothing is acked that was not completed, nothing twice, nothing
-        /// is forgotten, and at most `limit` are unacked.
+        /// Against a model: nothing is settled that was not completed, nothing twice, nothing with another verdict
+        /// than its own, nothing that was left, nothing is forgotten, and at most `limit` are unsettled.
         #[test]
-        fn acks_exactly_what_was_completed(
+        fn settles_exactly_what_was_completed_as_it_was_completed(
             limit in 1..20_u16, batch in 1..30_u16, steps in prop::collection::vec(step(), 0..200)
         ) {
             let mut window = Window::new(limit, batch);
-            let (mut next, mut acked) = (1_u64, 0_u64);
-            let (mut open, mut done) = (BTreeSet::new(), BTreeSet::new());
+            let (mut next, mut settled) = (1_u64, 0_u64);
+            let (mut open, mut done) = (BTreeSet::new(), BTreeMap::new());
             for step in steps {
                 match step {
                     Step::Deliver => {
@@ -240,30 +290,32 @@ mod tests {
                             next += 1;
                         }
                     }
-                    Step::Complete(pick) => {
+                    Step::Complete(pick, verdict) => {
                         let Some(tag) = open.iter().copied().nth(pick) else { continue };
                         open.remove(&tag);
-                        done.insert(tag);
-                        window.complete(tag);
+                        done.insert(tag, verdict);
+                        window.complete(tag, verdict);
                     }
-                    Step::Ack => {
-                        let mut expected = acked;
-                        while done.remove(&(expected + 1)) {
-                            expected += 1;
+                    Step::Settle => {
+                        while let Some(run) = window.take_run() {
+                            prop_assert_eq!(run.tag, settled + run.messages);
+                            for tag in settled + 1..=run.tag {
+                                prop_assert_eq!(done.remove(&tag), Some(run.verdict));
+                            }
+                            settled = run.tag;
                         }
-                        let ack = window.take_ack();
-                        prop_assert_eq!(ack.map(|ack| ack.tag), (expected > acked).then_some(expected));
-                        prop_assert_eq!(ack.map_or(0, |ack| ack.messages), expected - acked);
-                        acked = expected;
+                        prop_assert!(done.get(&(settled + 1)).is_none_or(|next| *next == Leave));
+                        prop_assert!(!window.is_due());
                     }
                 }
                 prop_assert_eq!(window.open(), open.len());
-                prop_assert_eq!(window.unacked(), open.len() + done.len());
-                prop_assert!(window.unacked() <= usize::from(limit));
-                let behind: Vec<_> = window.completed_behind_gap();
-                let ready = (acked + 1..).take(window.ready());
-                let all: BTreeSet<_> = ready.chain(behind).collect();
-                prop_assert_eq!(&all, &done);
+                prop_assert_eq!(window.unsettled(), open.len() + done.len());
+                prop_assert!(window.unsettled() <= usize::from(limit));
+                let ready = (settled + 1..).take(window.ready()).map(|tag| (tag, done[&tag]));
+                let all: BTreeMap<_, _> = ready.chain(window.completed_behind_gap()).collect();
+                let mut expected = done.clone();
+                expected.retain(|_, verdict| *verdict != Leave);
+                prop_assert_eq!(all, expected);
             }
         }
     }

@@ -12,6 +12,8 @@ mod connecting;
 mod consuming;
 #[path = "broker/dead_letters.rs"]
 mod dead_letters;
+#[path = "broker/handling.rs"]
+mod handling;
 #[path = "broker/management.rs"]
 mod management;
 #[path = "broker/modes.rs"]
