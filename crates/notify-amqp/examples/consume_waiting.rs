@@ -1,7 +1,9 @@
 //! What publishing and consuming cost: fills a queue, with confirms, then consumes it with a trivial handler, and
 //! prints rates and CPU times.
 //!
-//! `AMQP_URL=… cargo run --release -p notify-amqp --example consume_waiting [messages] [ack_batch] [window]`
+//! `AMQP_URL=… cargo run --release -p notify-amqp --example consume_waiting [messages] [ack_batch] [window] [concurrency]`
+//!
+//! With a concurrency, an async handler consumes on this thread's runtime; without one, a dispatch on the consumer's own.
 
 use std::{
     sync::{
@@ -12,8 +14,8 @@ use std::{
 };
 
 use notify_amqp::{
-    BrokerConfig, BrokerUrl, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, Delivery, Publisher,
-    PublisherConfig, Ticket, Topology, instance_queue,
+    BrokerConfig, BrokerUrl, Consumer, ConsumerBuilder, ConsumerConfig, ConsumerHandle, ConsumerStatus,
+    Delivery, Outcome, Publisher, PublisherConfig, Ticket, Topology, instance_queue,
 };
 use notify_protocol::Notification;
 
@@ -43,10 +45,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seen = Arc::new(AtomicU64::new(0));
     let counter = seen.clone();
     let (before, start) = (CpuTime::now()?, Instant::now());
-    let handler = move |delivery: Delivery, _ticket: Ticket| {
-        counter.fetch_add(delivery.headers().count() as u64, Ordering::Relaxed);
+    let handle = match argument(4) {
+        None => {
+            let dispatch = move |delivery: Delivery, _ticket: Ticket| {
+                counter.fetch_add(delivery.headers().count() as u64, Ordering::Relaxed);
+            };
+            consuming(config, dispatch).await?
+        }
+        Some(concurrency) => {
+            let handler = move |delivery: Delivery| {
+                counter.fetch_add(delivery.headers().count() as u64, Ordering::Relaxed);
+                std::future::ready(Outcome::Ack)
+            };
+            ConsumerBuilder::from(config).concurrency(u16::try_from(concurrency)?).handle(handler)?
+        }
     };
-    let handle = consuming(config, handler).await?;
     let stats = handle.stats();
     while stats.acked.get() < messages {
         tokio::time::sleep(Duration::from_millis(20)).await;

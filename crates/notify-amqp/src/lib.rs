@@ -2,19 +2,25 @@
 //!
 //! The only crate that names lapin. Two halves that share nothing but the configuration:
 //!
-//! - [`Consumer`] keeps one queue consumed from a thread of its own. Each [`Delivery`] goes to a
-//!   [`Dispatch`] together with a [`Ticket`]; dropping the ticket acks the delivery, in batches.
+//! - [`Consumer`] keeps one queue consumed from a thread of its own. What is done with a [`Delivery`] is a
+//!   [`Handler`], an async function whose [`Outcome`] settles it, or a [`Dispatch`], which is handed a [`Ticket`] on the
+//!   consumer's thread and settles when it likes: dropping the ticket acks. The handler is built on the dispatch.
 //! - [`Publisher`] publishes [`notify_protocol`] messages and waits for the broker's confirm.
 //!
 //! ```no_run
-//! use notify_amqp::{BrokerConfig, BrokerUrl, Consumer, ConsumerConfig, Delivery, Ticket, Topology, instance_queue};
+//! use notify_amqp::{BrokerConfig, BrokerUrl, Consumer, Delivery, Outcome, Topology, instance_queue};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let broker = BrokerConfig::new(BrokerUrl::parse("amqp://guest:guest@localhost/%2f")?, "lobby pod-7");
+//! let broker = BrokerConfig::new(BrokerUrl::parse("amqp://guest:guest@localhost/%2f")?, "my-service pod-7");
 //! let topology = Topology::new("faf-lobby", instance_queue("faf-lobby", "pod-7")?);
-//! let consumer = Consumer::spawn(ConsumerConfig::new(broker, topology), |delivery: Delivery, ticket: Ticket| {
-//!     println!("{} bytes", delivery.body().len());
-//!     drop(ticket); // or keep a clone until the work is done, on whatever thread
+//! let consumer = Consumer::builder(broker, topology).concurrency(4).handle(async |delivery: Delivery| {
+//!     match delivery.body() {
+//!         b"" => Outcome::Reject,
+//!         body => {
+//!             println!("{} bytes by {}", body.len(), delivery.routing_key());
+//!             Outcome::Ack
+//!         }
+//!     }
 //! })?;
 //! consumer.status().wait_for(|status| status.is_consuming()).await?;
 //! consumer.stop().await;
@@ -22,10 +28,28 @@
 //! # }
 //! ```
 //!
+//! The same with a dispatch, as the lobby does it:
+//!
+//! ```no_run
+//! # use notify_amqp::{Consumer, ConsumerConfig, Delivery, Outcome, Ticket};
+//! # fn example(config: ConsumerConfig) -> std::io::Result<()> {
+//! let consumer = Consumer::spawn(config, |delivery: Delivery, ticket: Ticket| {
+//!     if delivery.body().is_empty() {
+//!         return ticket.settle(Outcome::Reject);
+//!     }
+//!     println!("{} bytes", delivery.body().len());
+//!     drop(ticket); // acks; or keep a clone until the work is done, on whatever thread
+//! })?;
+//! # drop(consumer);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # The way of a delivery
 //!
 //! `wire` (socket) → `frame_filter` → `delivery_tap` → `intake` → `pump` → the dispatch, all on one thread, and
-//! back: last clone of the ticket → `settlement` → `window` → `pump` → lapin → one `basic.ack`. What is not a
+//! back: last clone of the ticket → `settlement` → `window` → `pump` → lapin → one `basic.ack` or `basic.nack` for a run
+//! of neighbours. In front of a handler stands `handling`, a dispatch that feeds the handler's task. What is not a
 //! delivery goes from the tap to lapin (`stream`). Around it, `supervisor` makes `connection`, `channel` and
 //! topology anew after every failure and waits in between (`backoff`).
 //!
@@ -35,7 +59,8 @@
 //!
 //! # What is promised
 //!
-//! - A delivery is acked only after its ticket was dropped, and never on another channel than its own.
+//! - A delivery is settled once, only after its last ticket was dropped, and never on another channel than its own.
+//! - What was requeued comes again once; the second time it is rejected, unless a quorum queue counts.
 //! - What was not acked comes again, marked as redelivered: at most the prefetch per lost connection.
 //! - No message stops the consumer: what lapin's parser cannot read is repaired or replaced before it.
 //! - No call to the broker is without a time limit; a silent broker is given up after two heartbeats.
