@@ -9,15 +9,15 @@ use std::{
 use anyhow::Context;
 use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
-    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, DeadLetters, DeadLettersHandle, Publisher,
-    PublisherConfig, Ticket,
+    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, DeadLetters, DeadLettersHandle,
+    Publisher, PublisherConfig, Ticket,
 };
 use notify_protocol::{Limits, UserId};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -76,11 +76,28 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
             error!(code = failure.code, "giving up, as the broker was never consumed from");
             Err(failure)
         }
+        failure = consumer_ended(app.consumer.status()) => {
+            error!(code = failure.code, "draining, as the consumer has ended");
+            Err(failure)
+        }
     };
     tokio::select! {
         () = app.drain() => ended,
         () = signals.impatience() => {
             Err(Failure { code: Failure::INTERNAL, error: anyhow::anyhow!("a second SIGINT ended the drain early") })
+        }
+    }
+}
+
+/// Waits until the consumer ends by itself, which it does only where `queue.exit_on_cancel` says so.
+async fn consumer_ended(mut status: watch::Receiver<ConsumerStatus>) -> Failure {
+    match status.wait_for(|status| matches!(status, ConsumerStatus::Stopped)).await {
+        Ok(_) => Failure {
+            code: Failure::TRY_AGAIN,
+            error: anyhow::anyhow!("the broker cancelled the consumer, and `queue.exit_on_cancel` is set"),
+        },
+        Err(_) => {
+            Failure { code: Failure::INTERNAL, error: anyhow::anyhow!("the consumer's thread is gone") }
         }
     }
 }
@@ -362,6 +379,7 @@ fn start_consumer(
     consumer.self_check = self_check(config, &consumer.topology.options)?;
     consumer.backoff = BackoffPolicy { cap: config.reconnect_max, ..BackoffPolicy::default() };
     consumer.standby.cap = config.standby_retry_max;
+    consumer.stop_on_cancel = config.exit_on_cancel;
     consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
     let (counts, trace) = (Arc::clone(outcomes), Arc::clone(trace));

@@ -17,7 +17,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wrong use, \
-    71 an address could not be listened on, 78 the configuration is not accepted, or a file or command that it names. \
+    71 an address could not be listened on, 75 the broker cancelled the consumer and queue.exit_on_cancel is set, 78 the configuration is not accepted, or a file or command that it names. \
     Before the broker was consumed from for the first time: 65 queue or exchange exists with other properties, \
     66 queue or exchange not found, 67 login refused, 68 virtual host missing, \
     69 not consuming within broker.startup_timeout, 76 TLS certificate not accepted, by either side, \

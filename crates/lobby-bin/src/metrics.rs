@@ -251,6 +251,12 @@ impl Figures {
             ("redelivered", "Deliveries that the broker marked as delivered before", stats.redelivered.get()),
             ("acked", "Deliveries acked", stats.acked.get()),
             ("ack_frames", "Ack frames written; each settles a batch", stats.ack_frames.get()),
+            ("rejected", "Deliveries rejected, because handing them over panicked", stats.rejected.get()),
+            (
+                "stale_settlements",
+                "Deliveries finished after their connection was lost; they come again",
+                stats.stale.get(),
+            ),
             ("repaired_headers", "Deliveries whose headers had to be repaired", stats.repaired_headers.get()),
             ("dispatch_panics", "Panics that were caught", stats.dispatch_panics.get()),
             ("dispatch_stalls", "Deliveries that took a second to hand over", stats.dispatch_stalls.get()),

@@ -1,4 +1,4 @@
-//! The examples that documents show: those that publish reach a player, the one that consumes acks what it got.
+//! The examples that documents show: those that publish reach a player, those that consume settle what they got.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use notify_protocol::{DEFAULT_EXCHANGE, NOTIFY_ROUTING_KEY};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::notifier::numbered;
@@ -68,32 +69,66 @@ pub(super) async fn python_example(stage: &Stage) -> anyhow::Result<()> {
 
 /// `crates/notify-amqp/examples/consume.rs`.
 pub(super) async fn rust_consumer_example(stage: &Stage) -> anyhow::Result<()> {
-    if stage.exchange() != DEFAULT_EXCHANGE {
-        stage.skip("on a broker that is not ours, the example's exchange is somebody else's");
-        return Ok(());
-    }
-    let setup = stage.setup();
-    let url = setup.value("LOBBY_BROKER__URL").context("the broker")?;
-    let mut example = Command::new(build::example("consume").await?);
-    example.env("AMQP_URL", url).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut example = example.spawn().context("start the example")?;
-    let mut says = BufReader::new(example.stdout.take().context("the example's output")?).lines();
-    let mut said = async || {
-        timeout(RUN_LIMIT, says.next_line()).await.context("the example says nothing")?.context("read")
-    };
-    ensure!(said().await?.as_deref() == Some("consuming"), "the example does not consume");
+    let Some(mut example) = Consuming::start(stage, "consume").await? else { return Ok(()) };
     let body = numbered(1);
     stage.notifier().await?.notify_user(42, &body).await?;
-    let wanted = format!("{} bytes by {NOTIFY_ROUTING_KEY}", body.len());
-    let got = said().await?;
-    ensure!(got.as_ref() == Some(&wanted), "wanted {wanted}, the example said {got:?}");
-    drop(example.stdin.take());
-    let status = timeout(RUN_LIMIT, example.wait()).await.context("the example did not end")??;
-    ensure!(status.success(), "the example failed ({status})");
-    let queue = format!("{DEFAULT_EXCHANGE}.lobby.client.notify.my-host");
-    let state = stage.queue_with_consumers(&queue, 0).await?;
-    ensure!(state.messages == 0, "the example left {} messages unacknowledged", state.messages);
-    Ok(())
+    example.says(&format!("{} bytes by {NOTIFY_ROUTING_KEY}", body.len())).await?;
+    example.ends_and_leaves_nothing(stage, "my-host").await
+}
+
+/// `crates/notify-amqp/examples/handle.rs`: it acks, rejects, and halts on a message that says so.
+pub(super) async fn rust_handler_example(stage: &Stage) -> anyhow::Result<()> {
+    let Some(mut example) = Consuming::start(stage, "handle").await? else { return Ok(()) };
+    let mut notifier = stage.notifier().await?;
+    for body in [&numbered(1), "[]", &numbered(2), "\"stop\""] {
+        notifier.publish(&Value::Null, &json!({}), body.as_bytes()).await?;
+    }
+    example.says(&numbered(1)).await?;
+    example.says(&numbered(2)).await?;
+    example.ends_and_leaves_nothing(stage, "my-service").await
+}
+
+/// An example that consumes.
+struct Consuming {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Consuming {
+    /// Starts it and waits until it consumes; `None` where its exchange is somebody else's.
+    async fn start(stage: &Stage, name: &str) -> anyhow::Result<Option<Self>> {
+        if stage.exchange() != DEFAULT_EXCHANGE {
+            stage.skip("on a broker that is not ours, the example's exchange is somebody else's");
+            return Ok(None);
+        }
+        let setup = stage.setup();
+        let url = setup.value("LOBBY_BROKER__URL").context("the broker")?;
+        let mut example = Command::new(build::example(name).await?);
+        example.env("AMQP_URL", url).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = example.spawn().context("start the example")?;
+        let output = BufReader::new(process.stdout.take().context("the example's output")?).lines();
+        let mut example = Self { process, output };
+        example.says("consuming").await?;
+        Ok(Some(example))
+    }
+
+    async fn says(&mut self, wanted: &str) -> anyhow::Result<()> {
+        let line = timeout(RUN_LIMIT, self.output.next_line()).await.context("the example says nothing")?;
+        let got = line.context("read what the example says")?;
+        ensure!(got.as_deref() == Some(wanted), "wanted {wanted}, the example said {got:?}");
+        Ok(())
+    }
+
+    /// Closes its input; it ends in order and nothing is left in the instance's queue.
+    async fn ends_and_leaves_nothing(mut self, stage: &Stage, instance: &str) -> anyhow::Result<()> {
+        drop(self.process.stdin.take());
+        let status = timeout(RUN_LIMIT, self.process.wait()).await.context("the example did not end")??;
+        ensure!(status.success(), "the example failed ({status})");
+        let queue = format!("{DEFAULT_EXCHANGE}.lobby.client.notify.{instance}");
+        let state = stage.queue_with_consumers(&queue, 0).await?;
+        ensure!(state.messages == 0, "the example left {} messages unsettled", state.messages);
+        Ok(())
+    }
 }
 
 async fn publishes(stage: &Stage, mut example: Command) -> anyhow::Result<()> {

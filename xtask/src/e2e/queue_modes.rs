@@ -135,3 +135,16 @@ pub(super) async fn mismatch(stage: &Stage) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Where it is wanted, a cancelled consumer drains the lobby and ends it; clients are told to come back.
+pub(super) async fn exit_on_cancel(stage: &Stage) -> anyhow::Result<()> {
+    let mut lobby = stage.start(&stage.setup().set("LOBBY_QUEUE__EXIT_ON_CANCEL", "true")).await?;
+    let mut player = stage.client(&lobby, Transport::WebSocket, 42).await?;
+    Connection::open(stage.url()).await?.delete_queue(&stage.queue()).await?;
+    player.expect_close(1012).await?;
+    let status = lobby.exited(PATIENCE).await?;
+    ensure!(status.code() == Some(75), "exit code {:?}", status.code());
+    let state = Connection::open(stage.url()).await?.queue_state(&stage.queue()).await;
+    ensure!(state.is_err(), "the queue was declared again: {state:?}");
+    Ok(())
+}

@@ -45,6 +45,7 @@ pub struct Config {
     pub ack_delay: Duration,
     pub queue: QueueFields,
     pub standby_retry_max: Duration,
+    pub exit_on_cancel: bool,
     pub dead_letter: DeadLetterFields,
     pub self_check: SelfCheckFields,
     pub max_body: ByteSize,
@@ -311,6 +312,8 @@ settings! {
         |c, t| c.queue.delivery_limit = set(t, |t| Ok(whole(t, 0, 1_000_000)? as u32))?;
     queue.standby_retry_max = "10s", "The longest wait between two attempts while another lobby has the queue; waits start at 1s and double.",
         |c, t| c.standby_retry_max = within(t, SECOND, 600 * SECOND)?;
+    queue.exit_on_cancel = "false", "Whether the lobby drains and ends with exit code 75 when the broker cancels its consumer, because the queue was deleted or its node is gone; else it declares the queue again and goes on.",
+        |c, t| c.exit_on_cancel = choice(t, &YES_NO)?;
 
     dead_letter.exchange = "", "Topic exchange for the messages that the lobby drops, each kept with the reason; empty: they are acked and gone. Not the exchange that is consumed from.",
         |c, t| c.dead_letter.exchange = if t.is_empty() { None } else { Some(parse(t)?) };
