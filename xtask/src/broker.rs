@@ -14,6 +14,7 @@ use rustix::process::Signal;
 mod address;
 mod certificates;
 mod choice;
+mod cluster;
 mod container;
 pub(crate) mod guard;
 mod management;
@@ -24,6 +25,7 @@ mod readiness;
 mod tests;
 mod vhost;
 
+pub(crate) use self::cluster::Cluster;
 pub(crate) use self::management::Management;
 pub(crate) use self::vhost::Vhost;
 

@@ -8,6 +8,7 @@ mod addressing;
 mod admittance;
 mod broker_login;
 mod catalog;
+mod cluster;
 mod conversation;
 mod dead_letters;
 mod drain;

@@ -2,6 +2,7 @@
 //!
 //! It never touches the machine's own broker. Dropped, it is killed and leaves nothing: no epmd, no directory.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -26,13 +27,15 @@ pub(crate) const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 
 /// A started node.
 #[derive(Debug)]
 pub(crate) struct NativeNode {
     directory: PathBuf,
     ports: Ports,
+    /// The names of all nodes of its cluster; none where it stands alone.
+    peers: Vec<String>,
     process: Mutex<Option<Process>>,
 }
 
@@ -43,13 +46,21 @@ struct Process {
     guard: Guard,
 }
 
+/// The ports of one node. Nodes of a cluster share the epmd.
 #[derive(Debug, Clone, Copy)]
-struct Ports {
-    amqp: u16,
-    amqps: u16,
-    management: u16,
-    distribution: u16,
-    epmd: u16,
+pub(super) struct Ports {
+    pub(super) amqp: u16,
+    pub(super) amqps: u16,
+    pub(super) management: u16,
+    pub(super) distribution: u16,
+    pub(super) epmd: u16,
+}
+
+impl Ports {
+    /// The name of the node that has them.
+    pub(super) fn node_name(self) -> String {
+        format!("t{}@localhost", self.amqp)
+    }
 }
 
 impl NativeNode {
@@ -73,13 +84,20 @@ impl NativeNode {
         let [amqp, amqps, management, distribution, epmd] =
             ports::free().context("free ports on 127.0.0.1")?;
         let ports = Ports { amqp, amqps, management, distribution, epmd };
+        let node = Self::prepare(ports, fastrand::u128(..), Vec::new())?;
+        let version = node.launch().await?;
+        Ok((node, version))
+    }
+
+    /// Makes the files of a node, which is not started. Nodes of a cluster have one cookie, and know all its names.
+    pub(super) fn prepare(ports: Ports, cookie: u128, peers: Vec<String>) -> anyhow::Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("lobby-broker-").tempdir().context("directory of the node")?;
         // From here on the node's own drop removes it, after the node is dead.
-        let node = Self { directory: directory.keep(), ports, process: Mutex::default() };
-        node.write_files().with_context(|| format!("files of the node in {}", node.directory.display()))?;
-        let version = node.launch().await?;
-        Ok((node, version))
+        let node = Self { directory: directory.keep(), ports, peers, process: Mutex::default() };
+        let files = node.write_files(cookie);
+        files.with_context(|| format!("files of the node in {}", node.directory.display()))?;
+        Ok(node)
     }
 
     /// The port of AMQP on 127.0.0.1.
@@ -191,7 +209,7 @@ impl NativeNode {
         tail(&fs::read_to_string(self.directory.join("console.log")).unwrap_or_default(), 15)
     }
 
-    fn write_files(&self) -> anyhow::Result<()> {
+    fn write_files(&self, cookie_text: u128) -> anyhow::Result<()> {
         let Ports { amqp, amqps, management, .. } = self.ports;
         for name in ["home", "mnesia", "log", "conf.d", "tls"] {
             fs::create_dir(self.directory.join(name))?;
@@ -199,14 +217,14 @@ impl NativeNode {
         fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
         let cookie = self.directory.join("home/.erlang.cookie");
         let mut cookie = File::options().write(true).create_new(true).mode(0o400).open(cookie)?;
-        write!(cookie, "{:032x}", fastrand::u128(..))?;
+        write!(cookie, "{cookie_text:032x}")?;
         let plugins = "[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n";
         fs::write(self.directory.join("enabled_plugins"), plugins)?;
         let tls = self.directory.join("tls");
         Certificates::make()?.write(&tls)?;
         let tls = tls.display();
         // Listed connections and queues are at most a second old, which tests wait for.
-        let config = format!(
+        let mut config = format!(
             "listeners.tcp.local = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\n\
              listeners.ssl.local = 127.0.0.1:{amqps}\nssl_options.cacertfile = {tls}/ca.pem\n\
              ssl_options.certfile = {tls}/broker.pem\nssl_options.keyfile = {tls}/broker.key\n\
@@ -216,12 +234,25 @@ impl NativeNode {
              management.tcp.port = {management}\ncollect_statistics_interval = 1000\n\
              log.console = true\nlog.file = false\n"
         );
+        if !self.peers.is_empty() {
+            config += "cluster_formation.peer_discovery_backend = classic_config\n\
+                       cluster_partition_handling = pause_minority\n";
+            for (number, name) in self.peers.iter().enumerate() {
+                let _ = writeln!(config, "cluster_formation.classic_config.nodes.{} = {name}", number + 1);
+            }
+        }
         fs::write(self.directory.join("rabbitmq.conf"), config)?;
         Ok(())
     }
 
+    fn erlang_arguments(&self) -> String {
+        let local = "-kernel inet_dist_use_interface {127,0,0,1}";
+        // Nodes of a cluster miss a silent one after five seconds instead of a minute.
+        if self.peers.is_empty() { local.to_owned() } else { format!("{local} -kernel net_ticktime 5") }
+    }
+
     fn command(&self) -> anyhow::Result<Command> {
-        let Ports { amqp, distribution, epmd, .. } = self.ports;
+        let Ports { distribution, epmd, .. } = self.ports;
         let directory = |name: &str| self.directory.join(name);
         let console = File::options().append(true).create(true).open(directory("console.log"))?;
         let mut command = Command::new(SERVER);
@@ -232,7 +263,7 @@ impl NativeNode {
         }
         command
             .env("HOME", directory("home"))
-            .env("RABBITMQ_NODENAME", format!("t{amqp}@localhost"))
+            .env("RABBITMQ_NODENAME", self.ports.node_name())
             .env("RABBITMQ_DIST_PORT", distribution.to_string())
             .env("ERL_EPMD_PORT", epmd.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
@@ -244,7 +275,7 @@ impl NativeNode {
             .env("RABBITMQ_CONFIG_FILES", directory("conf.d"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", directory("advanced.config"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.erlang_arguments())
             .env("ERL_CRASH_DUMP_SECONDS", "0")
             // Makes the script exec the VM, so that the child is the node itself.
             .env("RUNNING_UNDER_SYSTEMD", "true")
@@ -299,6 +330,6 @@ fn kill_epmd(port: u16) {
     }
 }
 
-fn is_port_clash(text: &str) -> bool {
+pub(super) fn is_port_clash(text: &str) -> bool {
     ["already_used", "already in use", "eaddrinuse", "BOOT FAILED"].iter().any(|mark| text.contains(mark))
 }

@@ -5,9 +5,9 @@ use futures_util::future::BoxFuture;
 use super::kit;
 use super::stage::Stage;
 use super::{
-    addressing, admittance, broker_login, conversation, dead_letters, drain, duplicates, examples, limits,
-    logins, outage, publishers, queue_modes, receipts, refusals, restart, self_check, slow_reader, start_up,
-    topology, trace, vectors,
+    addressing, admittance, broker_login, cluster, conversation, dead_letters, drain, duplicates, examples,
+    limits, logins, outage, publishers, queue_modes, receipts, refusals, restart, self_check, slow_reader,
+    start_up, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -57,6 +57,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    "cluster" SideBySide cluster::cluster,
     "vectors" SideBySide vectors::vectors,
     "slow-reader" SideBySide slow_reader::slow_reader,
     "self-check-consumer-stuck" SideBySide self_check::consumer_stuck,
