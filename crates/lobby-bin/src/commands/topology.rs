@@ -94,14 +94,14 @@ async fn apply(config: &Config, apply: Apply, dry_run: bool, json: bool) -> Resu
     };
     let mut todo = VecDeque::from(needed(&observed)?);
     let mut done = Vec::new();
-    let would = if dry_run { "would " } else { "" };
     while let Some(step) = todo.pop_front() {
         if !dry_run {
             let request = &step.request;
             management.send(request.method, &request.path, &request.body).await.map_err(failure)?;
         }
         if !json {
-            print(&format!("{would}{}\n", step.text))?;
+            let verb = if dry_run { step.verb.plan() } else { step.verb.done() };
+            print(&format!("{verb} {}\n", step.text))?;
         }
         done.push(step);
         if !dry_run && !observed.vhost {

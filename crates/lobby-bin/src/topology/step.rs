@@ -31,10 +31,42 @@ pub struct Request {
     pub body: Value,
 }
 
+/// What is done to a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Make,
+    Change,
+    /// Permissions are added to those that are there.
+    Widen,
+}
+
+impl Verb {
+    /// Before it is done.
+    pub fn plan(self) -> &'static str {
+        match self {
+            Self::Make => "would make",
+            Self::Change => "would change",
+            Self::Widen => "would widen",
+        }
+    }
+
+    /// Once it is done.
+    pub fn done(self) -> &'static str {
+        match self {
+            Self::Make => "made",
+            Self::Change => "changed",
+            Self::Widen => "widened",
+        }
+    }
+}
+
 /// One thing to make or change.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
-    /// Such as `make exchange "players" (topic durable)`.
+    /// Such as `make`.
+    #[serde(skip)]
+    pub verb: Verb,
+    /// Such as `exchange "players" (topic durable)`.
     pub text: String,
     pub request: Request,
 }
@@ -57,14 +89,15 @@ pub fn steps(plan: &Plan, observed: &Observed, apply: Apply) -> Result<Vec<Step>
         let (verb, request) = step(thing, observed, &vhost, apply)?;
         let properties = thing.properties();
         let properties = if properties.is_empty() { String::new() } else { format!(" ({properties})") };
-        Some(Step { text: format!("{verb} {} {:?}{properties}", thing.kind(), thing.name()), request })
+        let text = format!("{} {:?}{properties}", thing.kind(), thing.name());
+        Some(Step { verb, text, request })
     });
     Ok(needed.collect())
 }
 
-fn step(thing: &Thing, observed: &Observed, vhost: &str, apply: Apply) -> Option<(&'static str, Request)> {
+fn step(thing: &Thing, observed: &Observed, vhost: &str, apply: Apply) -> Option<(Verb, Request)> {
     let put = |path: String, body: Value| Request { method: "PUT", path, body };
-    let make = |needed: bool, request: Request| needed.then_some(("make", request));
+    let make = |needed: bool, request: Request| needed.then_some((Verb::Make, request));
     match thing {
         Thing::Vhost { .. } => make(!observed.vhost, put(format!("/vhosts/{vhost}"), json!({}))),
         Thing::Exchange { name, foreign } => {
@@ -96,8 +129,8 @@ fn step(thing: &Thing, observed: &Observed, vhost: &str, apply: Apply) -> Option
             let request = put(format!("/policies/{vhost}/{}", segment(name)), body);
             match there {
                 Some(there) if there.pattern == *pattern && there.definition == *definition => None,
-                Some(_) => Some(("change", request)),
-                None => Some(("make", request)),
+                Some(_) => Some((Verb::Change, request)),
+                None => Some((Verb::Make, request)),
             }
         }
         Thing::Permissions { user, configure, write, read } => {
@@ -115,9 +148,9 @@ fn step(thing: &Thing, observed: &Observed, vhost: &str, apply: Apply) -> Option
                     if wider == [&there.configure, &there.write, &there.read].map(String::clone) {
                         return None;
                     }
-                    Some(("widen", request(&wider[0], &wider[1], &wider[2])))
+                    Some((Verb::Widen, request(&wider[0], &wider[1], &wider[2])))
                 }
-                _ => Some(("make", request(configure, write, read))),
+                _ => Some((Verb::Make, request(configure, write, read))),
             }
         }
     }
