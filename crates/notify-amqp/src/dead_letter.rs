@@ -7,6 +7,7 @@
 //! numbers), and what [`Delivery::headers`] describes as repaired stays repaired.
 
 mod config;
+mod hand_over;
 mod queue;
 mod stats;
 mod writer;
@@ -21,9 +22,9 @@ use notify_protocol::HeaderValue;
 
 pub use self::{
     config::{DeadLetterConfig, DeadLetterTopology},
+    hand_over::{DeadLetterFigures, DeadLetters, DeadLettersHandle},
     queue::{DeadLetterQueue, DeadLetterQueueError, Replayed},
     stats::{DeadLetterStats, HandedOver},
-    writer::{DeadLetterFigures, DeadLetters, DeadLettersHandle},
 };
 use crate::delivery::{Delivery, header_value};
 
