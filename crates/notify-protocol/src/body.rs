@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use crate::{DropReason, Limits, excerpt::Excerpt};
 
 /// The UTF-8 byte order mark.
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A checked JSON object, borrowed from the delivery; a BOM and the surrounding white space are stripped.
 ///

@@ -66,3 +66,12 @@ pub const TRACEPARENT_HEADER: &str = "traceparent";
 /// assert_eq!(address([marker]), Err(DropReason::UndecodableHeaders));
 /// ```
 pub const UNDECODABLE_HEADERS_MARKER: &str = "x-lobby-undecodable-headers";
+
+/// Whether `name` is `known` but for the case of letters and for what stands between them: probably the same was meant.
+pub(crate) fn resembles(name: &[u8], known: &str) -> bool {
+    let letters = |text: &[u8]| {
+        let letters = text.iter().filter(|byte| byte.is_ascii_alphanumeric());
+        letters.map(u8::to_ascii_lowercase).collect::<Vec<_>>()
+    };
+    letters(name) == letters(known.as_bytes())
+}

@@ -38,6 +38,7 @@ mod contract;
 mod decode;
 mod error;
 mod excerpt;
+mod explanation;
 mod headers;
 mod ids;
 pub mod limits;
@@ -53,6 +54,7 @@ pub use contract::{
 };
 pub use decode::{Decoded, decode};
 pub use error::{BuildError, DropReason};
+pub use explanation::{ExplainedBody, ExplainedHeader, Explanation, HeaderRole, explain};
 pub use headers::HeaderValue;
 pub use ids::{ParseUserIdError, UserId};
 pub use limits::Limits;

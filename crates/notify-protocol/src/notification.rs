@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     Body, BuildError, CHANNEL_HEADER, Limits, Message, OutHeader, Properties, TRACEPARENT_HEADER,
     UNDECODABLE_HEADERS_MARKER, USER_ID_HEADER, UserId,
+    contract::resembles,
     excerpt::Excerpt,
     limits::{MAX_EXPIRY_MS, MAX_HEADERS_BYTES, MAX_SHORT_STRING_BYTES, MAX_TIMESTAMP_SECONDS},
     message::Target,
@@ -462,15 +463,7 @@ fn check_header_name(name: &str, earlier: &[(String, OutHeader)]) -> Result<(), 
 /// What to do instead of setting a header that means something, if `name` is one in any spelling: lobbies would
 /// ignore `User-Id`, and what was meant for one player would go to everyone.
 fn reserved(name: &str) -> Option<&'static str> {
-    let is = |reserved: &str| {
-        let letters = |text: &str| {
-            text.bytes()
-                .filter(u8::is_ascii_alphanumeric)
-                .map(|byte| byte.to_ascii_lowercase())
-                .collect::<Vec<_>>()
-        };
-        letters(name) == letters(reserved)
-    };
+    let is = |reserved: &str| resembles(name.as_bytes(), reserved);
     if is(USER_ID_HEADER) {
         Some("start with `Notification::to_user`")
     } else if is(CHANNEL_HEADER) {

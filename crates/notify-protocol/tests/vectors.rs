@@ -12,7 +12,9 @@ mod case;
 mod mutants;
 
 use case::{CASES, CONNECTED, Case, VECTOR_COUNT, compact};
-use notify_protocol::{Address, HeaderValue, Limits, NOTIFY_ROUTING_KEY, decode};
+use notify_protocol::{
+    Address, DropReason, HeaderRole, HeaderValue, Limits, NOTIFY_ROUTING_KEY, decode, explain,
+};
 use serde_json::Value;
 
 /// The steps of a lobby that the vectors judge.
@@ -81,6 +83,26 @@ fn every_lobby_that_is_wrong_on_purpose_fails_a_vector() {
         .map(|mutant| mutant.name)
         .collect();
     assert!(passing.is_empty(), "no vector notices: {passing:?}");
+}
+
+#[test]
+fn every_vector_is_explained_as_it_is_decoded() {
+    let limits = Limits::default();
+    for case in CASES.iter() {
+        let explanation = explain(case.headers(), &case.body, &limits);
+        let decoded = decode(case.headers(), &case.body, &limits);
+        // Text of the reasons: a NaN in a channel's value differs from itself.
+        assert_eq!(format!("{:?}", explanation.outcome), format!("{decoded:?}"), "{}", case.id);
+        let address = explanation.address.clone();
+        let parts = explanation.body.and_then(|body| Ok((address?, body.json)));
+        let whole = decoded.map(|decoded| (decoded.address, decoded.body));
+        assert_eq!(format!("{parts:?}"), format!("{whole:?}"), "{}", case.id);
+        let roles = explanation.headers.iter().map(|header| header.role);
+        let addressing = roles.clone().filter(|role| *role == HeaderRole::Addresses).count();
+        let everyone =
+            matches!(explanation.address, Ok(Address::Everyone) | Err(DropReason::UndecodableHeaders));
+        assert_eq!(addressing, usize::from(!everyone), "{}: {:?}", case.id, explanation.headers);
+    }
 }
 
 fn failures(lobby: &Lobby) -> Vec<String> {
