@@ -82,6 +82,10 @@ impl Delivery {
         entries.map(|(name, value)| (name.as_str().as_bytes(), header_value(value)))
     }
 
+    pub(crate) fn properties(&self) -> &BasicProperties {
+        &self.properties
+    }
+
     /// Whether the broker delivered the message before: to this lobby or to an earlier one.
     #[must_use]
     pub fn redelivered(&self) -> bool {

@@ -91,6 +91,7 @@ mod delivery_tap;
 mod dial;
 mod difference;
 mod error;
+mod field;
 mod frame_filter;
 mod guarded_dispatch;
 mod handler;
@@ -111,6 +112,7 @@ mod publisher_stats;
 mod pump;
 mod queue_name;
 mod queue_options;
+mod raw_message;
 mod receipt_inbox;
 mod receipted;
 mod repair;
@@ -145,6 +147,7 @@ pub use delivery::Delivery;
 pub use difference::Difference;
 pub use error::ConsumerError;
 pub use handler::Handler;
+pub use field::{Field, NamedField};
 pub use hearing::{Hindrance, SelfCheckVerdict};
 pub use host::{Host, HostError};
 pub use observer::{PublishObserver, Publishing};
@@ -156,6 +159,7 @@ pub use queue_name::{MAX_QUEUE_NAME_BYTES, QueueName, QueueNameError, instance_q
 pub use queue_options::{
     Argument, Lifetime, Overflow, QueueMode, QueueOptions, QueueOptionsError, QueueType,
 };
+pub use raw_message::{RawMessage, RawProperties};
 pub use receipted::{ReceiptWait, Receipted};
 pub use reply::Reply;
 pub use self_check::{SelfCheck, SelfCheckConfig, SelfCheckError, SelfCheckFault};

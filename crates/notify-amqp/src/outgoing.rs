@@ -8,6 +8,7 @@ use notify_protocol::Message;
 use crate::{
     properties::{properties, short},
     publish_error::PublishError,
+    raw_message::RawMessage,
 };
 
 /// What is published, as often as it takes.
@@ -42,6 +43,21 @@ impl Outgoing {
             properties: properties(message, &id, now)?,
             id: id.into(),
             body: message.body().to_vec(),
+        })
+    }
+    /// A message as it is, without an id where it has none.
+    pub(crate) fn raw(
+        message: &RawMessage,
+        exchange: &ShortString,
+        mandatory: bool,
+    ) -> Result<Self, PublishError> {
+        Ok(Self {
+            exchange: exchange.clone(),
+            routing_key: short("routing key", &message.routing_key)?,
+            mandatory,
+            properties: message.properties.written()?,
+            id: message.properties.message_id.as_deref().unwrap_or_default().into(),
+            body: message.body.clone(),
         })
     }
 }

@@ -65,6 +65,12 @@ pub enum PublishError {
         /// Its length in bytes.
         len: usize,
     },
+    /// A header is a float that is no number, for which the broker closes the connection.
+    #[error("a header is a float that is not finite, which the broker does not take")]
+    NotFinite,
+    /// A header's name is not UTF-8.
+    #[error("a header's name is not UTF-8")]
+    NameNotUtf8,
     /// The publisher was closed.
     #[error("publisher is closed")]
     Closed,
@@ -110,6 +116,8 @@ impl PublishError {
             | Self::AccessRefused { .. }
             | Self::Refused { .. }
             | Self::NameTooLong { .. }
+            | Self::NotFinite
+            | Self::NameNotUtf8
             | Self::Closed
             | Self::NoRuntime => false,
         }

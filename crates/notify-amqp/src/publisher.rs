@@ -18,6 +18,7 @@ use crate::{
     properties::short,
     publish_error::PublishError,
     publisher_stats::PublisherStats,
+    raw_message::RawMessage,
     receipt_inbox::ReceiptInbox,
     reply::Reply,
 };
@@ -127,6 +128,16 @@ impl Publisher {
     ///   [`PublishError::NameTooLong`]: a person has to change something.
     pub async fn publish(&self, message: &Message) -> Result<Published, PublishError> {
         self.send_one(self.outgoing(message)).await
+    }
+
+    /// Publishes a message as it is: nothing is added, and nothing is checked against the contract. Waits as
+    /// [`Publisher::publish`] does. [`Published::message_id`] is empty where the message has none.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`]; also
+    /// - [`PublishError::NotFinite`], [`PublishError::NameNotUtf8`]: nothing was sent; correct the header.
+    pub async fn publish_raw(&self, message: &RawMessage) -> Result<Published, PublishError> {
+        self.send_one(Outgoing::raw(message, &self.exchange, self.config.mandatory)).await
     }
 
     /// Publishes many messages over one channel, in their order, with up to `window` of them under way.

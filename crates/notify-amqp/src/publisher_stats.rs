@@ -33,6 +33,8 @@ impl PublisherStats {
                 | PublishError::Refused { .. }
                 | PublishError::Connection(_)
                 | PublishError::NameTooLong { .. }
+                | PublishError::NotFinite
+                | PublishError::NameNotUtf8
                 | PublishError::Closed
                 | PublishError::NoRuntime,
             ) => &self.failed,
