@@ -17,7 +17,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -37,6 +37,7 @@ pub(crate) struct Setup {
     directory: PathBuf,
     environment: BTreeMap<String, String>,
     arguments: Vec<String>,
+    input: Option<Vec<u8>>,
 }
 
 /// A process that ended by itself.
@@ -50,7 +51,7 @@ pub(crate) struct Finished {
 impl Setup {
     /// `binary`, run in `directory`, with nothing configured.
     pub(crate) fn new(binary: PathBuf, directory: PathBuf) -> Self {
-        Self { binary, directory, environment: BTreeMap::new(), arguments: Vec::new() }
+        Self { binary, directory, environment: BTreeMap::new(), arguments: Vec::new(), input: None }
     }
 
     #[must_use]
@@ -68,6 +69,18 @@ impl Setup {
     #[must_use]
     pub(crate) fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn arguments<'a>(self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        arguments.into_iter().fold(self, |setup, argument| setup.argument(argument))
+    }
+
+    /// What the command reads from its standard input.
+    #[must_use]
+    pub(crate) fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(input.into());
         self
     }
 
@@ -91,7 +104,20 @@ impl Setup {
 
     /// Runs a command of the lobby that ends by itself.
     pub(crate) async fn run_to_exit(&self) -> anyhow::Result<Finished> {
-        let output = timeout(PATIENCE, self.command().output()).await;
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.input.is_some() {
+            command.stdin(Stdio::piped());
+        }
+        let running = async {
+            let mut child = command.spawn()?;
+            if let (Some(input), Some(mut stdin)) = (&self.input, child.stdin.take()) {
+                // A command that ends before it has read all says why in its own words.
+                let _ = stdin.write_all(input).await;
+            }
+            child.wait_with_output().await
+        };
+        let output = timeout(PATIENCE, running).await;
         let output = output
             .with_context(|| format!("lobby {:?} did not exit in {PATIENCE:?}", self.arguments))?
             .with_context(|| format!("run {}", self.binary.display()))?;
@@ -100,6 +126,29 @@ impl Setup {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// Starts a command that runs until it is told to end, and waits until it says `ready` on standard error.
+    pub(crate) async fn begin(&self, ready: &str) -> anyhow::Result<Running> {
+        let mut child = self
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", self.binary.display()))?;
+        let (said, told) = (LogBook::default(), LogBook::default());
+        said.collect(child.stdout.take().context("standard output")?);
+        told.collect(child.stderr.take().context("standard error")?);
+        let mut running = Running { child, said, told };
+        let start = Instant::now();
+        while !running.told.holds(ready) {
+            if let Some(status) = running.child.try_wait().context("look at the command")? {
+                bail!("lobby {:?} exited with {status}: {:?}", self.arguments, running.told.lines());
+            }
+            ensure!(start.elapsed() < PATIENCE, "lobby {:?} never said `{ready}`", self.arguments);
+            sleep(POLL).await;
+        }
+        Ok(running)
     }
 
     /// Starts the process and waits until its listeners are up, not until it is ready.
@@ -132,6 +181,33 @@ impl Setup {
             }
         }
         Ok(lobby)
+    }
+}
+
+/// A command that runs until it is told to end. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    /// Standard output.
+    pub(crate) said: LogBook,
+    /// Standard error.
+    pub(crate) told: LogBook,
+}
+
+impl Running {
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) async fn terminate(self) -> anyhow::Result<ExitStatus> {
+        let pid = self.child.id().context("the command has ended already")?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("process id 0")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("send SIGTERM")?;
+        self.exited().await
+    }
+
+    /// Waits for the command to end by itself.
+    pub(crate) async fn exited(mut self) -> anyhow::Result<ExitStatus> {
+        let exit = timeout(PATIENCE, self.child.wait()).await;
+        exit.with_context(|| format!("the command did not end in {PATIENCE:?}"))?
+            .context("wait for the command")
     }
 }
 

@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{commands::TraceArgs, config::parse_duration};
+use crate::{
+    commands::{ExplainArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TraceArgs},
+    config::parse_duration,
+};
 
 /// Pushes RabbitMQ notifications to connected players.
 #[derive(Debug, Parser)]
@@ -21,8 +24,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wro
     Before the broker was consumed from for the first time: 65 queue or exchange exists with other properties, \
     66 queue or exchange not found, 67 login refused, 68 virtual host missing, \
     69 not consuming within broker.startup_timeout, 76 TLS certificate not accepted, by either side, \
-    77 user lacks a permission. The same codes, where a command talks to the broker; there also 75: some dead letters \
-    could not be replayed, or the broker takes no messages now; 79: `topology check` found something wrong.";
+    77 user lacks a permission. The same codes, where a command talks to the broker; there also 64 a message is not \
+    valid, 70 the broker refused the message itself, 72 unroutable: no lobby is there, 73 a file cannot be read or \
+    written, 74 the broker did not take the message (nack), 75 not confirmed in time, some dead letters could not be \
+    replayed, or the broker takes no messages now, 79 `topology check` found \
+    something wrong, 80 the recording has a gap. Of several messages the first that \
+    failed decides.";
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
@@ -52,6 +59,16 @@ pub enum Command {
         #[arg(long, default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
     },
+    /// Publishes a notification, or one for each line of a file, and waits for the broker's confirm.
+    Publish(PublishArgs),
+    /// Shows offline what a lobby does with a message, step by step, and the bytes that clients get.
+    Explain(ExplainArgs),
+    /// Shows what arrives at the exchange, with what lobbies do with it; takes nothing from a lobby's queue.
+    Tail(TailArgs),
+    /// Writes what arrives at the exchange to a file, byte for byte; takes nothing from a lobby's queue.
+    Record(RecordArgs),
+    /// Shows what lobbies do with recorded messages, or publishes them again as they were.
+    Replay(ReplayArgs),
     /// Asks a running lobby why a user did not get a message: prints its last decisions.
     Trace(TraceArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod dispatch;
 mod doorkeeper;
+mod explain;
 mod file_limit;
 mod handshake;
 mod listen_tls;
@@ -18,6 +19,7 @@ mod metrics;
 mod proxies;
 mod readiness;
 mod receipts;
+mod recording;
 mod startup;
 mod stream;
 mod topology;
@@ -54,17 +56,23 @@ struct Failure {
 impl Failure {
     const INTERNAL: u8 = 1;
     const USAGE: u8 = 2;
+    const MESSAGE: u8 = 64;
     const MISMATCH: u8 = 65;
     const NOT_FOUND: u8 = 66;
     const LOGIN: u8 = 67;
     const VHOST: u8 = 68;
     const UNAVAILABLE: u8 = 69;
+    const REFUSED: u8 = 70;
     const LISTEN: u8 = 71;
+    const UNROUTABLE: u8 = 72;
+    const FILE: u8 = 73;
+    const NACKED: u8 = 74;
     const TRY_AGAIN: u8 = 75;
     const TLS: u8 = 76;
     const PERMISSION: u8 = 77;
     const CONFIG: u8 = 78;
     const TOPOLOGY: u8 = 79;
+    const GAP: u8 = 80;
 }
 
 impl From<ConfigError> for Failure {
@@ -96,6 +104,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let token = token.map_err(|error| Failure { code: Failure::CONFIG, error })?;
             print(&format!("{token}\n"))
         }
+        Command::Explain(args) => commands::explain(&load()?.config, args),
+        Command::Publish(args) => commands::publish(&load()?.config, args),
+        Command::Tail(args) => commands::tail(&load()?.config, &args),
+        Command::Record(args) => commands::record(&load()?.config, &args),
+        Command::Replay(args) => commands::replay(&load()?.config, &args),
         Command::Trace(args) => commands::trace(&load()?.config, &args),
         Command::Topology { command } => commands::topology(&load()?.config, &command),
         Command::DeadLetters { command } => commands::dead_letters(&load()?.config, command),

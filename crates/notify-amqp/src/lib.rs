@@ -146,8 +146,8 @@ pub use dead_letter::{
 pub use delivery::Delivery;
 pub use difference::Difference;
 pub use error::ConsumerError;
-pub use handler::Handler;
 pub use field::{Field, NamedField};
+pub use handler::Handler;
 pub use hearing::{Hindrance, SelfCheckVerdict};
 pub use host::{Host, HostError};
 pub use observer::{PublishObserver, Publishing};

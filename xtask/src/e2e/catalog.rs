@@ -6,8 +6,8 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, conversation, dead_letters, drain, duplicates, examples,
-    limits, logins, outage, publishers, queue_modes, receipts, refusals, restart, self_check, slow_reader,
-    start_up, topology, trace, vectors,
+    limits, logins, outage, publish_command, publishers, queue_modes, receipts, recordings, refusals,
+    restart, self_check, slow_reader, start_up, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -109,6 +109,11 @@ scenarios! {
     "existing-exchange" SideBySide start_up::existing_exchange,
     "metrics" SideBySide start_up::metrics,
     "trace" SideBySide trace::trace,
+    "publish-command" SideBySide publish_command::publish_command,
+    "publish-command-lines" SideBySide publish_command::lines,
+    "explain-command" SideBySide recordings::explain_command,
+    "tail-command" SideBySide recordings::tail_command,
+    "record-replay" SideBySide recordings::record_replay,
     "secrets-stay-secret" SideBySide start_up::secrets_stay_secret,
     "listeners-off" SideBySide start_up::listeners_off,
     "unknown-key" SideBySide refusals::unknown_key,

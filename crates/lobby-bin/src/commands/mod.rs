@@ -1,7 +1,16 @@
 //! Commands that do one thing and end, each in a file of its own.
 
 mod dead_letters;
+mod explain;
+mod input;
+mod listen;
+mod progress;
+mod publish;
+mod record;
+mod replay;
+mod sent;
 mod table;
+mod tail;
 mod topology;
 mod trace;
 
@@ -9,6 +18,11 @@ use anyhow::Context;
 
 pub use self::{
     dead_letters::dead_letters,
+    explain::{ExplainArgs, explain},
+    publish::{PublishArgs, publish},
+    record::{RecordArgs, record},
+    replay::{ReplayArgs, replay},
+    tail::{TailArgs, tail},
     topology::topology,
     trace::{TraceArgs, trace},
 };
@@ -23,4 +37,9 @@ fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> 
     let done = runtime.block_on(work);
     runtime.shutdown_background();
     done
+}
+
+/// What was given as a message is none.
+fn invalid_message(error: anyhow::Error) -> Failure {
+    Failure { code: Failure::MESSAGE, error }
 }

@@ -1,0 +1,325 @@
+//! `lobby publish`: one notification, or one for each line, checked before it is sent and confirmed by the broker.
+
+use std::{borrow::Cow, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{ArgGroup, Args};
+use notify_amqp::{Publisher, PublisherConfig};
+use notify_protocol::{BuildError, Message, Notification, UserId, limits::DEFAULT_MAX_BODY_BYTES};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{
+    input::{self, Lines},
+    invalid_message,
+    progress::progress,
+    run,
+    sent::Sent,
+};
+use crate::{
+    Failure,
+    config::{Config, connection, parse_duration},
+    warn_if_unverified,
+};
+
+/// Lines that are wrong and shown before a file is refused.
+const SHOWN: usize = 10;
+
+/// What to publish, and to whom.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("address").required(true).multiple(false).args(["user", "channel", "broadcast", "envelopes"]))]
+pub struct PublishArgs {
+    /// To this user.
+    #[arg(long, allow_negative_numbers = true, value_name = "ID")]
+    user: Option<i64>,
+    /// To this channel. Channels are reserved: today's lobbies send it to nobody.
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// To every player who is logged in.
+    #[arg(long)]
+    broadcast: bool,
+    /// To whom each line says: {"user-id":42,"body":{…}}, with "channel":"…" or "broadcast":true in the place of the user
+    /// id; also "message-id", "correlation-id", "expires" ("60s") and "priority". Implies --lines.
+    #[arg(long)]
+    envelopes: bool,
+    /// The body: JSON, a file, or - for standard input.
+    #[arg(value_name = "JSON|FILE|-", default_value = "-")]
+    message: String,
+    /// One message for each line of the file. A file is checked whole before anything is sent; lines of standard input
+    /// are sent as they come.
+    #[arg(long)]
+    lines: bool,
+    /// How long it may wait in a queue, as in 60s; for ever unless given.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    expires: Option<Duration>,
+    /// Names the message in logs and in `lobby trace`; a UUID unless given.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["lines", "envelopes"])]
+    message_id: Option<String>,
+    /// Ties the message to what caused it.
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// The AMQP priority.
+    #[arg(long, value_name = "0-255")]
+    priority: Option<u8>,
+    /// How long one message may take, with connecting.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// One JSON object for each message, on a line of its own.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Publishes, and ends with the exit code of the first message that failed.
+pub fn publish(config: &Config, args: PublishArgs) -> Result<(), Failure> {
+    if !args.lines && !args.envelopes {
+        let body = input::body(&args.message, 2 * DEFAULT_MAX_BODY_BYTES)?;
+        let message = args.bare(&body).map_err(|error| invalid_message(error.into()))?;
+        return run(async {
+            let publisher = open(config, args.timeout)?;
+            let mut sent = Sent::new(args.json, true, progress("messages", Some(1)));
+            let outcome = publisher.publish(&message).await;
+            publisher.close().await;
+            sent.note(1, &outcome)?;
+            sent.finish()
+        });
+    }
+    let total = match args.message.as_str() {
+        "-" => None,
+        file => Some(check(file, |line| args.line(line).map(drop))?),
+    };
+    let lines = Lines::open(&args.message)?;
+    run(async {
+        let publisher = open(config, args.timeout)?;
+        let mut sent = Sent::new(args.json, false, progress("messages", total));
+        let mut lines = lines.read_ahead();
+        while let Some(line) = lines.recv().await {
+            let (number, line) = line?;
+            match args.line(&line) {
+                Err(error) => sent.invalid(number, error)?,
+                // One after the other: what comes later must not overtake.
+                Ok(message) => {
+                    if !sent.note(number, &publisher.publish(&message).await)? {
+                        break;
+                    }
+                }
+            }
+        }
+        publisher.close().await;
+        sent.finish()
+    })
+}
+
+/// A publisher to the configured exchange.
+pub fn open(config: &Config, timeout: Duration) -> Result<Publisher, Failure> {
+    warn_if_unverified(config);
+    let mut broker = connection(config);
+    broker.connection_name.push_str(" publish command");
+    let mut publisher = PublisherConfig::new(broker, config.exchange.as_str());
+    publisher.publish_timeout = timeout;
+    Ok(Publisher::new(publisher).context("prepare publishing")?)
+}
+
+/// Reads a file to its end and refuses it when a line is wrong; how many lines there are.
+pub fn check(file: &str, line_is_right: impl Fn(&[u8]) -> anyhow::Result<()>) -> Result<u64, Failure> {
+    let (mut lines, mut count, mut wrong) = (Lines::open(file)?, 0, Vec::new());
+    while let Some((number, line)) = lines.next()? {
+        count += 1;
+        if let Err(error) = line_is_right(&line) {
+            wrong.push(format!("line {number}: {error:#}"));
+            if wrong.len() == SHOWN {
+                break;
+            }
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(count);
+    }
+    let error = anyhow::anyhow!("{file} is not published, nothing was sent: {}", wrong.join("; "));
+    Err(invalid_message(error))
+}
+
+/// One line that says to whom it is.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Envelope<'a> {
+    #[serde(default, deserialize_with = "set")]
+    user_id: Option<i64>,
+    #[serde(default, deserialize_with = "set")]
+    channel: Option<String>,
+    #[serde(default, deserialize_with = "set")]
+    broadcast: Option<bool>,
+    #[serde(borrow)]
+    body: &'a RawValue,
+    #[serde(default, deserialize_with = "set")]
+    message_id: Option<String>,
+    #[serde(default, deserialize_with = "set")]
+    correlation_id: Option<String>,
+    #[serde(default, deserialize_with = "set")]
+    expires: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "set")]
+    priority: Option<u8>,
+}
+
+/// Null is refused: a user id that is null must not become a broadcast.
+fn set<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl PublishArgs {
+    /// A message whose address the flags give.
+    fn bare(&self, body: &[u8]) -> Result<Message, BuildError> {
+        let builder = match (self.user, &self.channel) {
+            (Some(user), _) => Notification::to_user(UserId::new(user)),
+            (None, Some(channel)) => Notification::to_channel(channel.as_str()),
+            (None, None) => Notification::broadcast(),
+        };
+        let mut builder = builder.raw_json(body);
+        if let Some(id) = &self.message_id {
+            builder = builder.message_id(id.as_str());
+        }
+        if let Some(id) = &self.correlation_id {
+            builder = builder.correlation_id(id.as_str());
+        }
+        if let Some(expires) = self.expires {
+            builder = builder.expires_in(expires);
+        }
+        if let Some(priority) = self.priority {
+            builder = builder.priority(priority);
+        }
+        builder.build()
+    }
+
+    /// The message of one line.
+    fn line(&self, line: &[u8]) -> anyhow::Result<Message> {
+        if !self.envelopes {
+            return Ok(self.bare(line)?);
+        }
+        let envelope: Envelope<'_> = serde_json::from_slice(line).context("not an envelope")?;
+        let builder = match (envelope.user_id, envelope.channel, envelope.broadcast) {
+            (Some(user), None, None) => Notification::to_user(UserId::new(user)),
+            (None, Some(channel), None) => Notification::to_channel(channel),
+            (None, None, Some(broadcast)) => {
+                ensure!(
+                    broadcast,
+                    "\"broadcast\" is false; leave it out and name a \"user-id\" or a \"channel\""
+                );
+                Notification::broadcast()
+            }
+            (None, None, None) => {
+                bail!("nobody is addressed; give \"user-id\", \"channel\" or \"broadcast\":true")
+            }
+            _ => bail!("give only one of \"user-id\", \"channel\" and \"broadcast\""),
+        };
+        let mut builder = builder.raw_json(envelope.body.get());
+        if let Some(id) = envelope.message_id {
+            builder = builder.message_id(id);
+        }
+        if let Some(id) = envelope.correlation_id.or_else(|| self.correlation_id.clone()) {
+            builder = builder.correlation_id(id);
+        }
+        let expires =
+            envelope.expires.map(|text| parse_duration(&text).map_err(anyhow::Error::msg)).transpose();
+        if let Some(expires) = expires.context("\"expires\"")?.or(self.expires) {
+            builder = builder.expires_in(expires);
+        }
+        if let Some(priority) = envelope.priority.or(self.priority) {
+            builder = builder.priority(priority);
+        }
+        Ok(builder.build()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use notify_protocol::Address;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: PublishArgs,
+    }
+
+    fn args(line: &str) -> Result<PublishArgs, clap::Error> {
+        Command::try_parse_from(std::iter::once("publish").chain(line.split(' '))).map(|command| command.args)
+    }
+
+    #[test]
+    fn f19_exactly_one_address_must_be_given() {
+        for good in [
+            "--user 42 {}",
+            "--user -1 {}",
+            "--channel m {}",
+            "--broadcast -",
+            "--envelopes x.jsonl",
+            "--broadcast",
+        ] {
+            assert!(args(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "{}",
+            "--user 42 --broadcast {}",
+            "--user 42 --channel m {}",
+            "--user true {}",
+            "--user 4.2 {}",
+            "--lines x",
+        ] {
+            assert!(args(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn f19_flags_become_the_message() {
+        let all = "--user 42 --expires 60s --message-id m --correlation-id c --priority 7 {}";
+        let message = args(all).expect("arguments").bare(b" {\"a\":1.10}\n").expect("a message");
+        let properties = message.properties();
+        assert_eq!(message.address(), Address::User(UserId::new(42)));
+        assert_eq!(message.body(), b"{\"a\":1.10}");
+        assert_eq!(properties.expiration.as_deref(), Some("60000"));
+        assert_eq!(properties.message_id.as_deref(), Some("m"));
+        assert_eq!((properties.correlation_id.as_deref(), properties.priority), (Some("c"), Some(7)));
+        for body in [&b"[]"[..], b"", b"{\"a\":NaN}", b"{\"a\":\"\xff\"}"] {
+            assert!(args("--broadcast -").expect("arguments").bare(body).is_err(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn f19_an_envelope_says_to_whom_and_its_body_stays_as_it_is() {
+        let args = args("--envelopes --expires 5s -").expect("arguments");
+        let message =
+            args.line(br#"{"user-id":42,"body":{"b":1e400, "b":1.10},"expires":"60s"}"#).expect("a message");
+        assert_eq!(message.address(), Address::User(UserId::new(42)));
+        assert_eq!(message.body(), br#"{"b":1e400, "b":1.10}"#);
+        assert_eq!(message.properties().expiration.as_deref(), Some("60000"));
+        let everyone = args.line(br#"{"broadcast":true,"body":{}}"#).expect("a message");
+        assert_eq!(
+            (everyone.address(), everyone.properties().expiration.as_deref()),
+            (Address::Everyone, Some("5000"))
+        );
+    }
+
+    #[test]
+    fn f19_an_envelope_that_is_wrong_is_never_a_broadcast() {
+        let args = args("--envelopes -").expect("arguments");
+        for (line, says) in [
+            (r#"{"body":{}}"#, "nobody is addressed"),
+            (r#"{"user-id":null,"body":{}}"#, "null"),
+            (r#"{"user-id":null,"broadcast":true,"body":{}}"#, "null"),
+            (r#"{"user-id":true,"body":{}}"#, "boolean"),
+            (r#"{"user-id":42.0,"body":{}}"#, "floating point"),
+            (r#"{"user-id":" 42","body":{}}"#, "string"),
+            (r#"{"user-id":42,"broadcast":true,"body":{}}"#, "only one"),
+            (r#"{"broadcast":false,"body":{}}"#, "is false"),
+            (r#"{"user_id":42,"broadcast":true,"body":{}}"#, "unknown field"),
+            (r#"{"user-id":42,"user-id":43,"body":{}}"#, "duplicate field"),
+            (r#"{"user-id":42,"body":[]}"#, "array"),
+            (r#"{"user-id":42}"#, "body"),
+            (r#"{"user-id":42,"body":{},"expires":"soon"}"#, "expires"),
+        ] {
+            let error = format!("{:#}", args.line(line.as_bytes()).expect_err(line));
+            assert!(error.contains(says), "{line}: {error}");
+        }
+    }
+}
