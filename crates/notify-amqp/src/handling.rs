@@ -198,7 +198,9 @@ mod tests {
         }
 
         async fn until_open(&self, open: usize) {
+            let end = tokio::time::Instant::now() + Duration::from_secs(30);
             while self.settlement.open() != open {
+                assert!(tokio::time::Instant::now() < end, "{} open, not {open}", self.settlement.open());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
