@@ -23,6 +23,8 @@ pub enum CloseReason {
     Replaced,
     /// The same user is logged in already, and `duplicate_login = "reject"`.
     AlreadyLoggedIn,
+    /// An operator ended the session.
+    Kicked,
     /// Not JSON, not an object, no `command`, or a command before login.
     Protocol(&'static str),
     /// A WebSocket frame that RFC 6455 does not allow.
@@ -49,6 +51,7 @@ impl CloseReason {
             Self::LoginTimeout => 4004,
             Self::AuthenticationFailed => 4500,
             Self::Replaced | Self::AlreadyLoggedIn => 4501,
+            Self::Kicked => 4502,
             Self::Protocol(_) => 4503,
         }
     }
@@ -66,6 +69,7 @@ impl CloseReason {
             Self::AuthenticationFailed => "authentication failed",
             Self::Replaced => "the same user logged in elsewhere",
             Self::AlreadyLoggedIn => "the same user is logged in already",
+            Self::Kicked => "kicked by an operator",
             Self::Protocol(text) | Self::WebSocketProtocol(text) => text,
             Self::TooBig => "the message is too big",
             Self::NotUtf8 => "the message is not UTF-8",
@@ -97,6 +101,7 @@ mod tests {
             AuthenticationFailed,
             Replaced,
             AlreadyLoggedIn,
+            Kicked,
             Protocol("x"),
             WebSocketProtocol("x"),
             TooBig,

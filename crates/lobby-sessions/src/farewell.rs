@@ -24,6 +24,7 @@ pub fn farewell(
         CloseReason::AlreadyLoggedIn => {
             Some((NoticeStyle::Error, "You are signed in already. Sign out there first."))
         }
+        CloseReason::Kicked => Some((NoticeStyle::Kick, "You have been disconnected by an operator.")),
         _ => None,
     };
     if let Some((style, text)) = notice {

@@ -70,6 +70,7 @@ pub(crate) struct Session {
     pub(crate) overflow_logged: bool,
     pub(crate) unanswered_pings: u8,
     pub(crate) failed_logins: u8,
+    pub(crate) opened: Instant,
     pub(crate) last_inbound: Instant,
     pub(crate) expires_at: Option<u64>,
     /// Since when the outbox has not been empty.

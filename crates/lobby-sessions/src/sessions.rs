@@ -19,7 +19,7 @@ use tokio::{
 use tracing::error;
 
 use crate::{
-    Admission, Authenticator, Frame, FrameMeter, SessionStats, SessionsConfig,
+    Admission, Authenticator, Frame, FrameMeter, Listing, SessionQuery, SessionStats, SessionsConfig,
     inbox::Inbox,
     shard::{BELL, Delivery, Order, Shard, Surroundings, Target},
     stats::ShardStats,
@@ -127,6 +127,25 @@ impl<T: Clone + Send + 'static> Sessions<T> {
             left += answer.await.unwrap_or(0);
         }
         left
+    }
+
+    /// Who is logged in. Costs each shard a look at all its sessions, between two deliveries.
+    pub async fn list(&self, query: &SessionQuery) -> Listing {
+        let mut listing = Listing::default();
+        for shard in &self.shards {
+            let (answer, told) = oneshot::channel();
+            shard.order(Order::List { query: query.clone(), answer }).await;
+            // A shard that has ended has no sessions.
+            listing.merge(told.await.unwrap_or_default(), query.limit);
+        }
+        listing
+    }
+
+    /// Closes one session of `user` with 4502, after what waits for it. False if it is not there any more.
+    pub async fn kick(&self, user: UserId, serial: u64) -> bool {
+        let (done, kicked) = oneshot::channel();
+        self.shards[self.shard_of(user)].order(Order::Kick { user, serial, done }).await;
+        kicked.await.unwrap_or(false)
     }
 
     /// Ends the shards' threads and waits for them. What was handed over before is delivered first.

@@ -7,6 +7,7 @@ mod broadcast;
 mod conversation;
 mod desk;
 mod lifetime;
+mod oversight;
 mod sweep;
 
 use std::{
@@ -32,7 +33,7 @@ use self::{
     sweep::Sweeps,
 };
 use crate::{
-    Admission, Authenticator, Frame, FrameMeter, Identity, Refused, SessionsConfig,
+    Admission, Authenticator, Frame, FrameMeter, Identity, Listing, Refused, SessionQuery, SessionsConfig,
     inbox::{Inbox, Taken},
     registry::Key,
     seat::{Flushed, Seat},
@@ -76,6 +77,17 @@ pub(crate) enum Order {
         key: Key,
         serial: u64,
         verdict: Result<Identity, Refused>,
+    },
+    /// Say who is logged in.
+    List {
+        query: SessionQuery,
+        answer: oneshot::Sender<Listing>,
+    },
+    /// Close one session with 4502; says whether it was there.
+    Kick {
+        user: UserId,
+        serial: u64,
+        done: oneshot::Sender<bool>,
     },
     /// Close every session with 1012, and answer when the last is gone or the time is up.
     Drain {
@@ -192,6 +204,9 @@ impl Shard {
         match order {
             Order::Admit(admission) => self.admit(*admission, now),
             Order::Verdict { key, serial, verdict } => self.heed(key, serial, verdict),
+            // Who no longer waits for an answer needs none.
+            Order::List { query, answer } => drop(answer.send(self.list(&query, now))),
+            Order::Kick { user, serial, done } => drop(done.send(self.kick(user, serial))),
             Order::Drain { within, done } => self.begin_drain(within, done, now),
         }
     }

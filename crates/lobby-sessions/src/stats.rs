@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{CloseReason, Transport};
 
 /// The close codes that are counted, in the order of `CLIENT_PROTOCOL`.
-pub const CLOSE_CODES: [u16; 14] =
-    [1000, 1002, 1007, 1009, 1012, 1013, 4000, 4001, 4002, 4004, 4500, 4501, 4503, 0];
+pub const CLOSE_CODES: [u16; 15] =
+    [1000, 1002, 1007, 1009, 1012, 1013, 4000, 4001, 4002, 4004, 4500, 4501, 4502, 4503, 0];
 
 /// A figure that one thread writes and others read: it costs no locked instruction.
 #[derive(Debug, Default)]
@@ -99,6 +99,11 @@ pub struct SessionStats {
 }
 
 impl SessionStats {
+    /// Sessions closed with `code`; 0 for a code that is not in [`CLOSE_CODES`].
+    pub fn closes_with(&self, code: u16) -> u64 {
+        CLOSE_CODES.iter().zip(self.closes).find(|(known, _)| **known == code).map_or(0, |(_, count)| count)
+    }
+
     pub(crate) fn add(&mut self, shard: &ShardStats) {
         let sum = |total: &mut u64, counter: &Figure| *total += counter.get();
         for (total, counter) in self.sessions.iter_mut().zip(&shard.sessions) {

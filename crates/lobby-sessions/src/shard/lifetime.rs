@@ -61,6 +61,7 @@ impl Shard {
             overflow_logged: false,
             unanswered_pings: 0,
             failed_logins: 0,
+            opened: now,
             last_inbound: now,
             expires_at: identity.expires_at,
             backlog_since: None,
