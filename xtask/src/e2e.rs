@@ -9,6 +9,7 @@ mod admittance;
 mod broker_login;
 mod catalog;
 mod cluster;
+mod console;
 mod conversation;
 mod dead_letters;
 mod drain;

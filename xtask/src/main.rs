@@ -11,6 +11,7 @@ mod apt;
 mod bench;
 mod broker;
 mod broker_command;
+mod browser;
 mod build;
 mod ci;
 mod client;

@@ -111,7 +111,7 @@ fn show_addresses(broker: &Broker, lobby: &Lobby, secret: &str) -> anyhow::Resul
     println!("broker     {} ({})", broker.amqp_url(), broker.how());
     println!("TCP        {tcp}");
     println!("WebSocket  ws://{}/", lobby.address(Transport::WebSocket)?);
-    println!("admin      http://{}/  (/live, /ready, /metrics)", lobby.admin_address()?);
+    println!("console    http://{}/  (and /live, /ready, /metrics, /trace)", lobby.admin_address()?);
     println!("token      {}", token::valid(secret, 1)?);
     println!("           logs in as user 1 for an hour: TOKEN=(the line above)");
     println!(

@@ -1,29 +1,50 @@
-//! The admin address: `/live`, `/ready`, `/metrics`, `/trace`.
+//! The admin address: `/live`, `/ready`, `/metrics`, `/trace`, and the console.
 
+mod feed;
+mod guard;
+mod page;
+mod sample;
+mod sessions;
+mod state;
 mod trace;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
-    http::{StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::state::hello;
+use self::{feed::Feed, guard::Want, state::State as LobbyState};
 use crate::{
+    config::Secret,
     metrics::{self, Figures},
     readiness::Readiness,
     trace::Trace,
 };
 
+/// What the console is made from.
+pub struct Console {
+    /// `admin.token`.
+    pub token: Secret,
+    /// See [`hello`].
+    pub hello: Value,
+}
+
 #[derive(Clone)]
 struct Admin {
-    readiness: Readiness,
-    figures: Figures,
+    state: LobbyState,
+    feed: Feed,
+    hello: Arc<Value>,
+    stop: CancellationToken,
 }
 
 /// Serves until `stop`.
@@ -32,30 +53,72 @@ pub async fn serve(
     readiness: Readiness,
     figures: Figures,
     trace: Arc<Trace>,
+    console: Console,
     stop: CancellationToken,
 ) {
+    let state = LobbyState { figures, readiness };
+    let feed = Feed::new();
+    tokio::spawn(feed.clone().run(state.clone(), stop.clone()));
+    let admin = Admin { state, feed, hello: Arc::new(console.hello), stop: stop.clone() };
+    let token = Arc::new(console.token);
+    let guarded = |want| {
+        let token = Arc::clone(&token);
+        middleware::from_fn(move |request, next| guard(want, Arc::clone(&token), request, next))
+    };
+    let looks = Router::new()
+        .route("/api/events", get(events))
+        .route("/api/sessions", get(sessions::list))
+        .with_state(admin.clone())
+        .merge(trace::routes(trace))
+        .layer(guarded(Want::Look));
+    let acts = Router::new()
+        .route("/api/sessions/kick", post(sessions::kick))
+        .with_state(admin.clone())
+        .layer(guarded(Want::Act));
     let router = Router::new()
-        .route("/", get(index))
+        .route("/", get(page::index))
+        .route("/console.js", get(page::script))
+        .route("/console.css", get(page::style))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(render))
-        .with_state(Admin { readiness, figures })
-        .merge(trace::routes(trace));
+        .with_state(admin)
+        .merge(looks)
+        .merge(acts);
     // Serving fails only with the listener, which is ours.
     let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
 }
 
-async fn index() -> &'static str {
-    "lobby\n/live     the process serves\n/ready    it consumes from the broker\n/metrics  Prometheus text\n/trace    the last messages that somebody may miss; /trace?user=42: the last for one user\n"
+async fn guard(want: Want, token: Arc<Secret>, request: Request, next: Next) -> Response {
+    match guard::judge(want, request.headers(), &token) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => (denied.status, Json(json!({"error": denied.why}))).into_response(),
+    }
+}
+
+async fn events(State(admin): State<Admin>) -> Response {
+    let mut hello = admin.hello.as_ref().clone();
+    hello["state"] = admin.state.now();
+    match admin.feed.watch(hello, admin.stop.clone()) {
+        Some(events) => events.into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": "too many watch already"})))
+            .into_response(),
+    }
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let (ready, why) = admin.readiness.check();
+    let (ready, why) = admin.state.readiness.check();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(why)).into_response()
 }
 
 async fn render(State(admin): State<Admin>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics::render(&admin.figures)).into_response()
+    ([(header::CONTENT_TYPE, kind)], metrics::render(&admin.state.figures)).into_response()
+}
+
+/// Whether the reader is a browser, and not a person with a terminal.
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }

@@ -25,7 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
-    Failure, admin,
+    Failure,
+    admin::{self, Console},
     config::{Address, Config, connection, dead_letters, self_check, topology},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
@@ -181,13 +182,14 @@ impl App {
             login_timeout: config.login_timeout,
             max_login_bytes: config.max_login.0,
             origins: OriginPolicy::new(&config.origins),
+            console_port: listeners.admin.as_ref().and_then(|admin| Some(admin.local_addr().ok()?.port())),
             doorkeeper: Arc::new(Doorkeeper::new(config.connection_limits(), std::time::Instant::now())),
             proxies: Proxies {
                 networks: config.trusted_proxies.clone(),
                 protocol: config.proxy_protocol,
                 header: config.real_ip_header.clone(),
             },
-            tls: Transport::ALL.map(|transport| tls.clone().filter(|_| config.tls_on.contains(&transport))),
+            tls: Transport::ALL.map(|transport| tls.clone().filter(|_| config.uses_tls(transport))),
             frame: config.frame,
             retry_spread_ms: millis(config.retry_spread),
             counts: Counts::default(),
@@ -204,6 +206,9 @@ impl App {
             gate: Arc::clone(&gate),
             receipts: Arc::clone(&receipts.counts),
         };
+        let port = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.port());
+        let hello = admin::hello(&config, port(&listeners.websocket), false);
+        let console = Console { token: config.admin_token.clone(), hello };
         let mut app = Self {
             drain_timeout: config.drain_timeout,
             sessions,
@@ -217,11 +222,18 @@ impl App {
             stop_admin: CancellationToken::new(),
             acceptors: Vec::new(),
         };
-        app.serve(listeners, &gate, figures, trace);
+        app.serve(listeners, &gate, figures, trace, console);
         Ok(app)
     }
 
-    fn serve(&mut self, listeners: Listeners, gate: &Arc<Gate>, figures: Figures, trace: Arc<Trace>) {
+    fn serve(
+        &mut self,
+        listeners: Listeners,
+        gate: &Arc<Gate>,
+        figures: Figures,
+        trace: Arc<Trace>,
+        console: Console,
+    ) {
         let (admitted, logins) = mpsc::channel(ADMISSIONS);
         tokio::spawn(admit(logins, Arc::clone(&self.sessions)));
         for (transport, listener) in
@@ -239,7 +251,7 @@ impl App {
         }
         if let Some(listener) = listeners.admin {
             let stop = self.stop_admin.clone();
-            tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, trace, stop));
+            tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, trace, console, stop));
         }
     }
 

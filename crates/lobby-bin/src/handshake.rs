@@ -50,6 +50,8 @@ pub struct Gate {
     pub login_timeout: Duration,
     pub max_login_bytes: usize,
     pub origins: OriginPolicy,
+    /// The console's page connects from this port of the same host, for its own client.
+    pub console_port: Option<u16>,
     pub doorkeeper: Arc<Doorkeeper>,
     pub proxies: Proxies,
     /// What encrypts TCP, and what encrypts WebSocket.
@@ -218,7 +220,7 @@ impl Guest {
             if self.stream.read(|bytes| head.extend_from_slice(bytes)).await? {
                 return Err(End::Left);
             }
-            match upgrade::decide(&head, gate.max_login_bytes, &gate.origins) {
+            match upgrade::decide(&head, gate.max_login_bytes, &gate.origins, gate.console_port) {
                 Decision::NeedMore => {}
                 Decision::Reject(rejection) => return Err(End::Reject(rejection)),
                 Decision::Upgrade { response, head_len } => {

@@ -102,14 +102,16 @@ impl Rejection {
 }
 
 /// Decides about the request in `bytes`.
-pub fn decide(bytes: &[u8], max_head: usize, origins: &OriginPolicy) -> Decision {
+pub fn decide(bytes: &[u8], max_head: usize, origins: &OriginPolicy, console_port: Option<u16>) -> Decision {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(head_len)) if head_len <= max_head => match judge(&request, origins) {
-            Ok(response) => Decision::Upgrade { response, head_len },
-            Err(rejection) => Decision::Reject(rejection),
-        },
+        Ok(httparse::Status::Complete(head_len)) if head_len <= max_head => {
+            match judge(&request, origins, console_port) {
+                Ok(response) => Decision::Upgrade { response, head_len },
+                Err(rejection) => Decision::Reject(rejection),
+            }
+        }
         Ok(httparse::Status::Partial) if bytes.len() <= max_head => Decision::NeedMore,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => Decision::Reject(Rejection::HEAD_TOO_LARGE),
         Err(_) => Decision::Reject(Rejection::new(400, "Bad Request", "this is not an HTTP request")),
@@ -127,7 +129,11 @@ pub fn values(head: &[u8], name: &str) -> Vec<String> {
     named.map(|header| String::from_utf8_lossy(header.value).into_owned()).collect()
 }
 
-fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<String, Rejection> {
+fn judge(
+    request: &httparse::Request<'_, '_>,
+    origins: &OriginPolicy,
+    console_port: Option<u16>,
+) -> Result<String, Rejection> {
     let header = |name: &str| {
         let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
         found.and_then(|h| std::str::from_utf8(h.value).ok()).map(str::trim)
@@ -179,7 +185,9 @@ fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<
     };
     // One that is not UTF-8 is still one.
     let origin = if times("Origin") > 0 { Some(header("Origin").unwrap_or("null")) } else { None };
-    if !origins.allows(origin, header("Host").unwrap_or_default()) {
+    let host = header("Host").unwrap_or_default();
+    let from_console = origin.is_some_and(|origin| is_console(origin, host, console_port));
+    if !from_console && !origins.allows(origin, host) {
         return Err(Rejection::new(403, "Forbidden", "this Origin may not connect; see `listen.origins`"));
     }
     let mut response = format!(
@@ -194,6 +202,17 @@ fn judge(request: &httparse::Request<'_, '_>, origins: &OriginPolicy) -> Result<
     Ok(response)
 }
 
+/// Whether the console's page, which is served from another port of the same host, asks.
+fn is_console(origin: &str, host: &str, console_port: Option<u16>) -> bool {
+    let Some(port) = console_port else { return false };
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|b| b.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    let authority = format!("{bare}:{port}");
+    origin.split_once("://").is_some_and(|(_, of_origin)| of_origin.eq_ignore_ascii_case(&authority))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,7 +225,7 @@ mod tests {
     }
 
     fn status(request: &str, origins: &OriginPolicy) -> u16 {
-        match decide(request.as_bytes(), 16 << 10, origins) {
+        match decide(request.as_bytes(), 16 << 10, origins, Some(8011)) {
             Decision::NeedMore => 0,
             Decision::Upgrade { .. } => 101,
             Decision::Reject(rejection) => rejection.status,
@@ -216,7 +235,8 @@ mod tests {
     #[test]
     fn the_rfcs_own_example_is_answered_as_the_rfc_says() {
         let bytes = [request("").as_bytes(), b"\x81\x80"].concat();
-        let Decision::Upgrade { response, head_len } = decide(&bytes, 16 << 10, &OriginPolicy::SameHost)
+        let Decision::Upgrade { response, head_len } =
+            decide(&bytes, 16 << 10, &OriginPolicy::SameHost, None)
         else {
             panic!("not upgraded");
         };
@@ -229,7 +249,7 @@ mod tests {
     fn the_subprotocol_is_echoed_only_when_offered() {
         let offered = request("Sec-WebSocket-Protocol: other, lobby.v1.json\r\n");
         let Decision::Upgrade { response, .. } =
-            decide(offered.as_bytes(), 16 << 10, &OriginPolicy::SameHost)
+            decide(offered.as_bytes(), 16 << 10, &OriginPolicy::SameHost, None)
         else {
             panic!("not upgraded");
         };
@@ -276,6 +296,10 @@ mod tests {
             ("Origin: http://lobby.example:8003\r\n", 101, 403),
             ("Origin: https://a.example\r\n", 403, 101),
             ("Origin: null\r\n", 403, 403),
+            // The console, from this host's admin port, and what looks like it.
+            ("Origin: http://lobby.example:8011\r\n", 101, 101),
+            ("Origin: http://lobby.example:8012\r\n", 403, 403),
+            ("Origin: http://evil.example:8011\r\n", 403, 403),
             ("Origin: http://lobby.example:8003.evil.example\r\n", 403, 403),
         ] {
             let text = request(origin);

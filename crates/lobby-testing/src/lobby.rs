@@ -129,7 +129,7 @@ impl TestLobby {
         let (stream, socket, peer) = self.socket_pair().map_err(TestingError::io("connect a client"))?;
         let identity = Identity { user, login: format!("user-{user}"), expires_at: None };
         let inbound = Inbound::new(transport, self.inside.sessions.config().max_inbound_bytes);
-        let admission = Admission { identity, transport, socket, peer, inbound, permit: None };
+        let admission = Admission { identity, transport, socket, tls: None, peer, inbound, permit: None };
         let (admitted, done) = mpsc::sync_channel::<()>(1);
         let inside = Arc::clone(&self.inside);
         if let Some(runtime) = &self.runtime {

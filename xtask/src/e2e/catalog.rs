@@ -5,9 +5,9 @@ use futures_util::future::BoxFuture;
 use super::kit;
 use super::stage::Stage;
 use super::{
-    addressing, admittance, broker_login, cluster, conversation, dead_letters, drain, duplicates, examples,
-    limits, logins, outage, publish_command, publishers, queue_modes, receipts, recordings, refusals,
-    restart, self_check, slow_reader, start_up, topology, trace, vectors,
+    addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
+    examples, limits, logins, outage, publish_command, publishers, queue_modes, receipts, recordings,
+    refusals, restart, self_check, slow_reader, start_up, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -59,6 +59,9 @@ macro_rules! scenarios {
 scenarios! {
     "cluster" SideBySide cluster::cluster,
     "vectors" SideBySide vectors::vectors,
+    "console" SideBySide console::overview,
+    "console-token" SideBySide console::token_and_kick,
+    "console-client" SideBySide console::client_tab,
     "slow-reader" SideBySide slow_reader::slow_reader,
     "self-check-consumer-stuck" SideBySide self_check::consumer_stuck,
     "self-check-consumer-lost" SideBySide self_check::consumer_lost,

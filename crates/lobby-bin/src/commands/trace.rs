@@ -8,7 +8,7 @@ use clap::Args;
 use super::table::Table;
 use crate::{
     Failure,
-    config::{Address, Config},
+    config::{Address, Config, Secret},
     print,
     trace::{DEFAULT_LIMIT, Decision, MAX_LIMIT, Outcome, Page},
 };
@@ -53,7 +53,9 @@ pub fn trace(config: &Config, args: &TraceArgs) -> Result<(), Failure> {
     if let Some(user) = args.user {
         url.push_str(&format!("&user={user}"));
     }
-    let answer = super::run(async { fetch(&url).await.map_err(|error| unreachable_lobby(address, &error)) })?;
+    let answer = super::run(async {
+        fetch(&url, &config.admin_token).await.map_err(|error| unreachable_lobby(address, &error))
+    })?;
     if args.json {
         return print(&format!("{}\n", answer.trim_end()));
     }
@@ -81,9 +83,13 @@ fn unreachable_lobby(address: SocketAddr, error: &anyhow::Error) -> Failure {
     Failure { code: Failure::UNAVAILABLE, error }
 }
 
-async fn fetch(url: &str) -> anyhow::Result<String> {
+async fn fetch(url: &str, token: &Secret) -> anyhow::Result<String> {
     let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).no_proxy().build()?;
-    let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
+    let mut request = client.get(url);
+    if token.is_set() {
+        request = request.bearer_auth(token.expose());
+    }
+    let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
     let status = response.status();
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {

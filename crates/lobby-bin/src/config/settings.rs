@@ -67,6 +67,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub proxy_protocol: bool,
     pub real_ip_header: String,
+    pub admin_token: Secret,
     pub secret: Secret,
     pub jwks: String,
     pub jwks_refresh: Duration,
@@ -104,6 +105,11 @@ impl Config {
             }
         }
         config
+    }
+
+    /// Whether clients of `transport` connect over TLS.
+    pub fn uses_tls(&self, transport: Transport) -> bool {
+        !self.tls_cert_file.is_empty() && self.tls_on.contains(&transport)
     }
 
     /// The policy that `sessions.duplicate_login` and `sessions.max_per_user` amount to.
@@ -345,7 +351,7 @@ settings! {
         |c, t| c.tcp = parse(t)?;
     listen.websocket = "127.0.0.1:8003", "Address for WebSocket, or \"off\".",
         |c, t| c.websocket = parse(t)?;
-    listen.admin = "127.0.0.1:8011", "Address for /live, /ready, /metrics and /trace, or \"off\".",
+    listen.admin = "127.0.0.1:8011", "Address of the console, /live, /ready, /metrics and /trace, or \"off\".",
         |c, t| c.admin = parse(t)?;
     listen.max_connections = "100000", "Connections in all; one more is told to try later (1013, or 503 before the upgrade).",
         |c, t| c.max_connections = whole(t, 1, 10_000_000)?;
@@ -373,6 +379,9 @@ settings! {
         |c, t| c.proxy_protocol = choice(t, &[("off", false), ("on", true)])?;
     listen.real_ip_header = "", "HTTP header in which listed proxies name a WebSocket client's address, as in X-Forwarded-For or X-Real-IP; empty means none.",
         |c, t| c.real_ip_header = parse_header_name(t)?;
+
+    admin.token = "" secret, "Opens the console, and allows to act through it; empty: it only shows, to whoever reaches `listen.admin` by an IP address or as localhost.",
+        |c, t| c.admin_token = Secret::new(t);
 
     auth.secret = "" secret, "HS256 secret for development; empty means none.",
         |c, t| c.secret = Secret::new(t);

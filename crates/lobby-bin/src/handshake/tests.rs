@@ -26,6 +26,7 @@ pub fn gate(login_timeout: Duration) -> Gate {
         login_timeout,
         max_login_bytes: 1024,
         origins: OriginPolicy::SameHost,
+        console_port: None,
         doorkeeper: Arc::new(Doorkeeper::new(
             Limits { total: 1, per_address: 1, rate: None, address_rate: None },
             StdInstant::now(),

@@ -1,0 +1,355 @@
+// The console: reads the lobby's events, draws them, and asks for the rest when a view is opened. No library, no other host.
+
+const $ = (id) => document.getElementById(id);
+const KEPT = 900; // seconds, as many as the lobby keeps
+const samples = [];
+let hello = {};
+let token = sessionStorage.getItem("token") ?? "";
+
+const number = new Intl.NumberFormat("en");
+const count = (n) => number.format(Math.round(n));
+const rate = (n) => (n >= 100 ? count(n) : n.toFixed(n >= 10 || n === 0 ? 0 : 1));
+const bytes = (n) => {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  while (n >= 1024 && unit < units.length - 1) { n /= 1024; unit += 1; }
+  return `${n >= 100 || unit === 0 ? Math.round(n) : n.toFixed(1)} ${units[unit]}`;
+};
+const micros = (us) => (us >= 1e6 ? `${(us / 1e6).toFixed(1)} s` : us >= 1000 ? `${(us / 1000).toFixed(1)} ms` : `${Math.round(us)} µs`);
+const span = (s) => (s >= 86400 ? `${Math.floor(s / 86400)} d` : s >= 3600 ? `${Math.floor(s / 3600)} h` : s >= 60 ? `${Math.floor(s / 60)} min` : `${Math.floor(s)} s`);
+
+function element(name, attributes = {}, ...children) {
+  const svg = ["svg", "path", "text", "line"].includes(name);
+  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+// Asking
+
+async function ask(path, body) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  if (body) headers["Content-Type"] = "application/json";
+  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  if (!answer.ok) {
+    const { error } = await answer.json().catch(() => ({}));
+    throw Object.assign(new Error(error ?? `${path}: ${answer.status}`), { status: answer.status });
+  }
+  return answer;
+}
+
+async function* events(path) {
+  const reader = (await ask(path)).body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    let end;
+    while ((end = text.indexOf("\n\n")) >= 0) {
+      const lines = text.slice(0, end).split("\n");
+      text = text.slice(end + 2);
+      const field = (name) => lines.filter((l) => l.startsWith(`${name}:`)).map((l) => l.slice(name.length + 1).trimStart()).join("\n");
+      if (field("data")) yield { name: field("event"), data: JSON.parse(field("data")) };
+    }
+  }
+}
+
+async function follow() {
+  for (;;) {
+    try {
+      for await (const { name, data } of events("api/events")) {
+        if (name === "hello") begin(data);
+        else { keep(data.sample); draw(data.state); }
+      }
+    } catch (error) {
+      if (error.status === 401) return lock(token ? "This is not the token." : "");
+      say(error.status ? error.message : "no answer from the lobby");
+    }
+    status("bad", "not connected");
+    await new Promise((done) => setTimeout(done, 2000));
+  }
+}
+
+function lock(why) {
+  $("unlock").hidden = false;
+  document.querySelector("main").hidden = true;
+  $("unlock-error").textContent = why;
+  status("", "locked");
+  $("token").focus();
+}
+
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value;
+  sessionStorage.setItem("token", token);
+  $("unlock").hidden = true;
+  follow();
+});
+
+// Overview
+
+function begin(data) {
+  hello = data;
+  samples.length = 0;
+  data.history.forEach(keep);
+  document.querySelector("main").hidden = false;
+  $("unlock").hidden = true;
+  $("instance").textContent = `${hello.instance} · ${hello.version}`;
+  document.title = `lobby ${hello.instance}`;
+  $("publish-tab").hidden = !(hello.publishes && hello.acts);
+  if (hello.websocket && !$("client-url").value) {
+    $("client-url").value = `${hello.websocket.tls ? "wss" : "ws"}://${location.hostname}:${hello.websocket.port}/`;
+  }
+  draw(data.state);
+}
+
+function keep(sample) {
+  const before = samples.at(-1);
+  const seconds = before ? (sample.at_ms - before.at_ms) / 1000 : 0;
+  const per = (name) => (seconds > 0 ? Math.max(0, sample[name] - before[name]) / seconds : null);
+  for (const name of ["unicast", "broadcast", "not_connected", "dropped", "channel_reserved", "written", "written_bytes"]) sample[`${name}_s`] = per(name);
+  samples.push(sample);
+  if (samples.length > KEPT) samples.shift();
+}
+
+function status(kind, text) {
+  $("status").className = `pill ${kind}`;
+  $("status").textContent = text;
+}
+
+function say(text) {
+  $("reason").hidden = !text;
+  $("reason").textContent = text;
+}
+
+const PLOTS = [
+  { title: "Sessions", show: count, lines: [["TCP", "blue", "sessions_tcp"], ["WebSocket", "violet", "sessions_websocket"]] },
+  { title: "Messages a second, by outcome", show: rate, lines: [["to a user", "blue", "unicast_s"], ["to everyone", "green", "broadcast_s"], ["not connected", "amber", "not_connected_s"], ["dropped", "red", "dropped_s"]] },
+  { title: "From broker to socket", show: micros, lines: [["p50", "blue", "p50_us"], ["p99", "amber", "p99_us"]] },
+  { title: "Written to sockets, messages a second", show: rate, lines: [["written", "green", "written_s"]] },
+  { title: "Waiting in outboxes", show: bytes, lines: [["bytes", "amber", "outbox_bytes"], ["each message once", "blue", "notification_bytes"]] },
+  { title: "Canary: since one came through", show: (ms) => micros(ms * 1000), lines: [["age", "violet", "canary_ms"]] },
+];
+
+const CODES = {
+  1000: "bye", 1007: "not UTF-8", 1009: "too big", 1012: "restart", 1013: "try later", 4000: "too slow", 4001: "no pong", 4002: "expired",
+  4004: "slow login", 4500: "login failed", 4501: "replaced", 4502: "kicked", 4503: "protocol",
+};
+
+function draw(state) {
+  const now = samples.at(-1);
+  status(state.ready ? "good" : "bad", state.ready ? "ready" : "not ready");
+  say(state.ready ? "" : [state.why.reason, state.why.hint].filter(Boolean).join(": "));
+  if (now) {
+    const tile = (name, value, note = "", bad = false, wide = false) =>
+      element("div", { class: `tile${bad ? " bad" : ""}${wide ? " wide" : ""}` }, element("small", {}, name), element("b", {}, value), element("small", {}, note));
+    $("tiles").replaceChildren(
+      tile("Sessions", count(now.sessions_tcp + now.sessions_websocket), `${count(now.connections)} of ${count(hello.max_connections)} connections`),
+      tile("Messages in", `${rate((now.unicast_s ?? 0) + (now.broadcast_s ?? 0) + (now.not_connected_s ?? 0) + (now.dropped_s ?? 0))}/s`, `${count(now.unacked)} not acked, at most ${count(hello.prefetch)}`),
+      tile("Written", `${rate(now.written_s ?? 0)}/s`, `${bytes(now.written_bytes_s ?? 0)}/s`),
+      tile("Broker to socket, p99", now.p99_us == null ? "–" : micros(now.p99_us), now.p50_us == null ? "no message this second" : `p50 ${micros(now.p50_us)}`),
+      tile("Waiting", bytes(now.outbox_bytes), `${count(now.slow_closed)} closed as too slow`, now.outbox_bytes > hello.outbox_total_bytes / 2),
+      tile("Broker", state.why.host ?? (now.consuming ? "consuming" : "not consuming"), state.why.queue ?? "", !now.consuming, true),
+      tile("Canary", now.canary_ms == null ? "–" : micros(now.canary_ms * 1000), `self-check ${state.why.self_check ?? "–"}`),
+      tile("Reconnects", count(now.reconnects), "since the start"),
+    );
+  }
+  for (const id of ["dropped", "closes", "refused"]) {
+    const named = (name) => (id === "closes" ? `${name === "0" ? "no code: left" : name}${CODES[name] ? ` ${CODES[name]}` : ""}` : name);
+    const pairs = Object.entries(state[id]).flatMap(([name, n]) => [element("dt", {}, named(name)), element("dd", {}, count(n))]);
+    $(id).replaceChildren(...(pairs.length ? pairs : [element("dt", {}, "none"), element("dd", {}, "")]));
+  }
+  if (!$("overview").hidden) $("plots").replaceChildren(...PLOTS.map(plot));
+}
+
+function plot({ title, show, lines }) {
+  const [width, height, left] = [320, 150, 58];
+  const values = lines.map(([, , key]) => samples.map((s) => s[key]));
+  const most = Math.max(...values.flat().filter((v) => v != null), 0);
+  // Half of it is marked too: of things that are counted it should be whole.
+  const top = Math.max(nice(most), show === count || show === bytes ? 2 : 0);
+  const [from, to] = [samples[0]?.at_ms ?? 0, samples.at(-1)?.at_ms ?? 1];
+  const x = (at) => left + ((at - from) / Math.max(to - from, 60000)) * (width - left - 4);
+  const y = (value) => height - 18 - (value / top) * (height - 30);
+  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${lines.map(([name], i) => `${name} ${show(values[i].at(-1) ?? 0)}`).join(", ")}` });
+  for (const part of [0, 0.5, 1]) {
+    const at = y(top * part);
+    svg.append(element("line", { class: "axis", x1: left, x2: width, y1: at, y2: at }));
+    svg.append(element("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, show(top * part)));
+  }
+  svg.append(element("text", { x: left, y: height - 3 }, `${span(Math.max(to - from, 60000) / 1000)} ago`), element("text", { x: width, y: height - 3, "text-anchor": "end" }, "now"));
+  const shift = width - 4 - x(to);
+  lines.forEach(([, colour], i) => {
+    let path = "";
+    let pen = false;
+    values[i].forEach((value, at) => {
+      if (value == null) { pen = false; return; }
+      path += `${pen ? "L" : "M"}${(x(samples[at].at_ms) + shift).toFixed(1)} ${y(value).toFixed(1)}`;
+      // A lone point shows as a dot.
+      if (!pen && values[i][at + 1] == null) path += "h1.5";
+      pen = true;
+    });
+    svg.append(element("path", { class: colour, d: path || "M0 0" }));
+  });
+  const legend = element("ul", {}, ...lines.map(([name, colour], i) => element("li", { class: colour }, `${name} ${values[i].at(-1) == null ? "–" : show(values[i].at(-1))}`)));
+  return element("div", { class: "plot" }, element("h2", {}, title), svg, legend);
+}
+
+function nice(value) {
+  if (value <= 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+}
+
+// Sessions
+
+let searched = 0;
+async function listSessions() {
+  const turn = ++searched;
+  try {
+    const { matching, sessions } = await (await ask(`api/sessions?text=${encodeURIComponent($("search-text").value)}`)).json();
+    if (turn !== searched) return;
+    $("matching").textContent = sessions.length < matching ? `${count(sessions.length)} of ${count(matching)}` : `${count(matching)} sessions`;
+    $("session-rows").replaceChildren(...sessions.map(sessionRow));
+  } catch (error) {
+    $("matching").textContent = error.message;
+  }
+}
+
+function sessionRow(session) {
+  const cells = [session.user, session.login, session.peer, session.transport + (session.tls ? ", TLS" : ""), span(session.age_s), bytes(session.queued_bytes)];
+  const row = element("tr", session.behind_ms == null ? {} : { class: "slow" }, ...cells.map((cell) => element("td", {}, String(cell))));
+  const last = element("td");
+  if (hello.acts) {
+    const button = element("button", { class: "danger" }, "Kick");
+    button.addEventListener("click", () => kick(session));
+    last.append(button);
+  }
+  row.append(last);
+  return row;
+}
+
+function kick(session) {
+  $("confirm-text").textContent = `Disconnect ${session.login} (user ${session.user})? The client is told not to come back by itself.`;
+  $("confirm").showModal();
+  $("confirm").onclose = async () => {
+    if ($("confirm").returnValue !== "yes") return;
+    try {
+      const { kicked } = await (await ask("api/sessions/kick", { user: session.user, serial: session.serial })).json();
+      await listSessions();
+      $("matching").textContent += kicked ? ` · user ${session.user} kicked` : ` · user ${session.user} had left already`;
+    } catch (error) {
+      $("matching").textContent = error.message;
+    }
+  };
+}
+
+$("search").addEventListener("submit", (event) => event.preventDefault());
+$("search-text").addEventListener("input", listSessions);
+
+// Missed
+
+function why({ outcome, reason, detail, sessions, user, age_ms }) {
+  const n = sessions ?? {};
+  const some = (count) => (count === 1 ? "1 session" : `${count} sessions`);
+  switch (outcome) {
+    case "written": return `the kernel took it for ${some(n.written)}`;
+    case "unfinished": return `not yet taken by every session, after ${span(age_ms / 1000)}`;
+    case "overflowed": return `no room in the outbox of ${some(n.overflowed)}: the client did not read; written to ${n.written} of ${n.addressed}`;
+    case "cut_off": return `${some(n.cut_off)} ended first; written to ${n.written} of ${n.addressed}`;
+    case "not_connected": return `user ${user} had no session on this lobby`;
+    case "nobody_there": return "nobody was logged in on this lobby";
+    case "channel_reserved": return "channels are reserved: sent to nobody";
+    default: return [reason, detail].filter(Boolean).join(": ");
+  }
+}
+
+async function listDecisions() {
+  const user = $("trace-user").value.trim();
+  try {
+    const page = await (await ask(user ? `trace?user=${encodeURIComponent(user)}` : "trace")).json();
+    const rows = page.decisions.toReversed().map((decision) => {
+      const cell = (text, wrap) => element("td", wrap ? { class: "wrap" } : {}, text ?? "");
+      return element("tr", {}, cell(decision.at.replace("T", " ").replace("Z", "")), cell(decision.user == null ? "everyone" : `user ${decision.user}`), cell(decision.outcome),
+        cell(why(decision), true), cell(decision.headers, true), cell(decision.message_id));
+    });
+    $("trace-rows").replaceChildren(...rows);
+    const since = page.since ? `since ${page.since}` : "since the start";
+    $("trace-note").textContent = rows.length ? `${rows.length} of the last ${count(Math.min(page.recorded, page.entries))} decisions, ${since}; the newest first`
+      : user ? `No message for user ${user} and no broadcast ${since}: this lobby got none.` : `Every message ${since} was written to every session it was for.`;
+  } catch (error) {
+    $("trace-note").textContent = error.message;
+  }
+}
+
+$("trace").addEventListener("submit", (event) => { event.preventDefault(); listDecisions(); });
+
+// Publish
+
+$("publish-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const to = new FormData(event.target).get("to");
+  const user = $("publish-user").value.trim();
+  if (to === "user" && !user) { $("publish-result").textContent = "Which user?"; return; }
+  $("publish-result").textContent = "…";
+  try {
+    const answer = await ask("api/publish", { user: to === "user" ? user : null, body: $("publish-body").value });
+    $("publish-result").textContent = JSON.stringify(await answer.json(), null, 2);
+  } catch (error) {
+    $("publish-result").textContent = error.message;
+  }
+});
+
+// Client
+
+let socket = null;
+function log(colour, text) {
+  const line = element("li", colour ? { class: colour } : {}, `${new Date().toISOString().slice(11, 23)}  ${text}`);
+  $("client-log").prepend(line);
+  while ($("client-log").childElementCount > 200) $("client-log").lastChild.remove();
+}
+
+$("client-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (socket) { socket.close(1000); return; }
+  try {
+    socket = new WebSocket($("client-url").value, "lobby.v1.json");
+  } catch (error) {
+    log("red", error.message);
+    return;
+  }
+  $("client-connect").textContent = "Disconnect";
+  socket.onopen = () => {
+    log("", "connected");
+    socket.send(JSON.stringify({ command: "auth", token: $("client-token").value.trim() }));
+  };
+  socket.onmessage = ({ data }) => {
+    let message = {};
+    try { message = JSON.parse(data); } catch { /* shown as it is */ }
+    if (message.command === "ping") socket.send('{"command":"pong"}');
+    const own = ["welcome", "ping", "pong", "closing", "authentication_failed", "invalid"].includes(message.command);
+    log(own ? "violet" : "green", data.trimEnd());
+  };
+  socket.onclose = ({ code, reason }) => {
+    log("red", `closed with ${code}${reason ? `: ${reason}` : ""}`);
+    socket = null;
+    $("client-connect").textContent = "Connect";
+  };
+});
+
+// Views
+
+const opened = { sessions: listSessions, missed: listDecisions };
+let refreshing = null;
+function open(view) {
+  for (const tab of document.querySelectorAll("[role=tab]")) tab.setAttribute("aria-selected", String(tab.dataset.view === view));
+  for (const panel of document.querySelectorAll("[role=tabpanel]")) panel.hidden = panel.id !== view;
+  clearInterval(refreshing);
+  opened[view]?.();
+  if (view === "sessions") refreshing = setInterval(() => document.hidden || $("confirm").open || listSessions(), 3000);
+}
+for (const tab of document.querySelectorAll("[role=tab]")) tab.addEventListener("click", () => open(tab.dataset.view));
+
+follow();
