@@ -78,7 +78,7 @@ knows stops the start and is named. `lobby check-config` prints what is in force
 FAF's own variables work too: `MQ_EXCHANGE_NAME`, `MQ_SERVER`, `MQ_PORT`, `MQ_USER`, `MQ_PASSWORD` and `MQ_VHOST` for
 `broker.exchange`, `hosts`, `port`, `user`, `password` and `vhost`. A variable `LOBBY_…` without a double underscore is not ours and is passed over.
 
-Durations are written like `250ms`, `30s`, `10m`; sizes like `65536`, `64KiB`, `1MiB`.
+Texts in the file may hold `${NAME}` and `${NAME:-default}` for variables of the environment; `$$` is one dollar sign. Durations are written like `250ms`, `30s`, `10m`; sizes like `65536`, `64KiB`, `1MiB`.
 
 The connection to the broker: `broker.url`, and fields that each replace a part of it, so that `LOBBY_BROKER__PASSWORD`
 alone changes a file's password and nothing else. A URL from a stronger layer replaces weaker fields too: a URL in the

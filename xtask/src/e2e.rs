@@ -32,6 +32,7 @@ mod refusals;
 mod report;
 mod restart;
 mod self_check;
+mod service_manager;
 mod slow_reader;
 mod stage;
 mod start_up;

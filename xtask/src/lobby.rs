@@ -324,6 +324,12 @@ impl Lobby {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("send SIGTERM to the lobby")
     }
 
+    /// Sends SIGINT, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("process id 0")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).context("send SIGINT to the lobby")
+    }
+
     /// Waits for the process to end by itself.
     pub(crate) async fn exited(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
         let exit = timeout(within, self.child.wait()).await;

@@ -38,6 +38,7 @@ use crate::{
     proxies::Proxies,
     readiness::Readiness,
     receipts::{self, ReceiptCounts, ReceiptDesk},
+    service_manager,
     startup::Startup,
     trace::Trace,
     upgrade::OriginPolicy,
@@ -249,6 +250,8 @@ impl App {
             };
             self.acceptors.push(tokio::spawn(acceptor.run(listener)));
         }
+        service_manager::ready();
+        tokio::spawn(service_manager::report(Arc::clone(&self.sessions), self.stop_admin.clone()));
         if let Some(listener) = listeners.admin {
             let stop = self.stop_admin.clone();
             tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, trace, console, stop));
@@ -274,6 +277,7 @@ impl App {
         let deadline = Instant::now() + self.drain_timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.readiness.begin_drain();
+        service_manager::stopping();
         self.stop_accepting.cancel();
         for acceptor in self.acceptors {
             let _ = acceptor.await;

@@ -17,6 +17,7 @@ use notify_protocol::{Address, Body, Decoded, DropReason, Limits, decode};
 use tracing::{info, warn};
 
 use crate::{
+    message_ids::MessageIds,
     receipts::{Asked, ReceiptDesk},
     trace::{Decided, Trace},
 };
@@ -98,7 +99,7 @@ impl Dispatcher {
             asked.dropped(reason.as_str());
         }
         let told = self.log_gate.pass(delivery.received_at());
-        let message_id = told.and(delivery.message_id().map(str::to_owned));
+        let ids = told.map(|_| MessageIds::of(&delivery)).unwrap_or_default();
         let detail = || reason.to_string();
         let handed_over = self
             .dead_letters
@@ -111,7 +112,9 @@ impl Dispatcher {
                 detail = detail(),
                 dead_letter,
                 suppressed,
-                message_id,
+                message_id = ids.message_id,
+                correlation_id = ids.correlation_id,
+                traceparent = ids.traceparent,
                 "message dropped"
             );
         }
@@ -165,7 +168,9 @@ impl Dispatch for Dispatcher {
                 self.counts.channel_reserved.fetch_add(1, Relaxed);
                 self.trace.record(&delivery, Decided::Channel);
                 if let Some(suppressed) = self.log_gate.pass(received_at) {
-                    info!(%channel, suppressed, message_id = delivery.message_id(), "channels are reserved; sent to nobody");
+                    let MessageIds { message_id, correlation_id, traceparent } = MessageIds::of(&delivery);
+                    info!(%channel, suppressed, message_id, correlation_id, traceparent,
+                        "channels are reserved; sent to nobody");
                 }
                 if let Some(asked) = asked {
                     asked.dropped("channel_reserved");

@@ -129,6 +129,16 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         left
     }
 
+    /// Returns once every shard has had a turn; a shard that hangs lets this wait.
+    pub async fn answer(&self) {
+        for shard in &self.shards {
+            let (done, answered) = oneshot::channel();
+            shard.order(Order::Answer { done }).await;
+            // A shard that has ended ended on purpose: a panic ends the process.
+            let _ = answered.await;
+        }
+    }
+
     /// Who is logged in. Costs each shard a look at all its sessions, between two deliveries.
     pub async fn list(&self, query: &SessionQuery) -> Listing {
         let mut listing = Listing::default();

@@ -89,6 +89,10 @@ pub(crate) enum Order {
         serial: u64,
         done: oneshot::Sender<bool>,
     },
+    /// Say that the shard serves.
+    Answer {
+        done: oneshot::Sender<()>,
+    },
     /// Close every session with 1012, and answer when the last is gone or the time is up.
     Drain {
         within: Duration,
@@ -207,6 +211,7 @@ impl Shard {
             // Who no longer waits for an answer needs none.
             Order::List { query, answer } => drop(answer.send(self.list(&query, now))),
             Order::Kick { user, serial, done } => drop(done.send(self.kick(user, serial))),
+            Order::Answer { done } => drop(done.send(())),
             Order::Drain { within, done } => self.begin_drain(within, done, now),
         }
     }

@@ -91,11 +91,16 @@ pub(super) async fn channel_reserved(stage: &Stage) -> anyhow::Result<()> {
     let mut player = stage.client(&lobby, Transport::WebSocket, 42).await?;
     let mut notifier = stage.notifier().await?;
     let channel = unique("channel");
-    notifier.publish(&json!([["channel", "S", channel]]), &json!({}), numbered(1).as_bytes()).await?;
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = json!([["channel", "S", channel], ["traceparent", "S", traceparent]]);
+    let properties = json!({"message_id": "the-message", "correlation_id": "the-request"});
+    notifier.publish(&headers, &properties, numbered(1).as_bytes()).await?;
     let sentinel = notifier.sentinel().await?;
     received(&mut player, &sentinel, &[]).await?;
     counted(&lobby, "channel_reserved", 1).await?;
-    ensure!(lobby.log().holds(&channel), "the log does not name the channel {channel}");
+    for named in [channel.as_str(), traceparent, "the-message", "the-request"] {
+        ensure!(lobby.log().holds(named), "the log does not name {named}");
+    }
     stage.leaves_nothing(lobby).await
 }
 

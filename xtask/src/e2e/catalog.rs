@@ -7,7 +7,7 @@ use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
     examples, limits, logins, outage, publish_command, publishers, queue_modes, receipts, recordings,
-    refusals, restart, self_check, slow_reader, start_up, topology, trace, vectors,
+    refusals, restart, self_check, service_manager, slow_reader, start_up, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -60,6 +60,8 @@ scenarios! {
     "cluster" SideBySide cluster::cluster,
     "vectors" SideBySide vectors::vectors,
     "console" SideBySide console::overview,
+    "service-manager" SideBySide service_manager::service_manager,
+    "second-interrupt" SideBySide drain::second_interrupt,
     "console-token" SideBySide console::token_and_kick,
     "console-client" SideBySide console::client_tab,
     "slow-reader" SideBySide slow_reader::slow_reader,

@@ -73,6 +73,28 @@ pub(super) async fn sigterm_drain(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A drain that waits for a client which does not read: a second Ctrl-C ends it at once, and the exit code says that it
+/// was cut short.
+pub(super) async fn second_interrupt(stage: &Stage) -> anyhow::Result<()> {
+    let setup = stage.setup().set("LOBBY_SHUTDOWN__DRAIN_TIMEOUT", "10m");
+    let mut lobby = stage.start(&setup).await?;
+    let slow = stage.client(&lobby, Transport::Tcp, 42).await?;
+    let body = format!("{{\"fill\":\"{}\"}}", "x".repeat(3 << 20));
+    let mut notifier = stage.notifier().await?;
+    for _ in 0..3 {
+        notifier.notify_user(42, &body).await?;
+    }
+    lobby.metrics_until("a backlog", |metrics| metrics.count("lobby_outbox_bytes", &[]) > 1 << 20).await?;
+    lobby.interrupt()?;
+    lobby.unready_with("draining").await?;
+    lobby.interrupt()?;
+    let status = lobby.exited(PATIENCE).await?;
+    ensure!(status.code() == Some(1), "a drain that was cut short ended with {status}");
+    ensure!(lobby.log().holds("second SIGINT"), "the log does not say why");
+    drop(slow);
+    Ok(())
+}
+
 /// Counts messages for everyone that one client got.
 #[derive(Debug, Default)]
 struct Seen {

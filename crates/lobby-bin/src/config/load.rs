@@ -9,6 +9,7 @@ use std::{
 use super::{
     broker,
     dead_letter::dead_letter_topology,
+    expand::expand,
     queue,
     settings::{Config, SETTINGS, Setting},
     value::without_login,
@@ -96,7 +97,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         loaded.values.insert(setting.name(), (setting.default.to_owned(), Origin::Default));
     }
     if let Some((path, text)) = read_file(sources.file.as_deref())? {
-        apply_file(&mut loaded, &path, &text)?;
+        apply_file(&mut loaded, &path, &text, &sources.environment)?;
     }
     apply_faf_aliases(&mut loaded, &sources.environment)?;
     apply_environment(&mut loaded, &sources.environment)?;
@@ -132,7 +133,12 @@ fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigEr
     }
 }
 
-fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), ConfigError> {
+fn apply_file(
+    loaded: &mut Loaded,
+    path: &Path,
+    text: &str,
+    environment: &BTreeMap<String, String>,
+) -> Result<(), ConfigError> {
     let origin = Origin::File(path.to_owned());
     let problem = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
     let document: toml::Table = text.parse().map_err(|e: toml::de::Error| problem(in_line(&e, text)))?;
@@ -147,6 +153,8 @@ fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), Config
             let value = value.ok_or_else(|| {
                 problem(format!("`{section}.{key}` must be a text, a number, true, false or a list of texts"))
             })?;
+            let value = expand(&value, environment)
+                .map_err(|wrong| problem(format!("`{section}.{key}`: {wrong}")))?;
             set(loaded, &section, &key, &value, origin.clone())?;
         }
     }

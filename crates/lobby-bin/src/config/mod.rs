@@ -2,6 +2,7 @@
 
 mod broker;
 mod dead_letter;
+mod expand;
 mod load;
 mod print;
 mod queue;
