@@ -206,8 +206,10 @@ impl Running {
     /// Waits for the command to end by itself.
     pub(crate) async fn exited(mut self) -> anyhow::Result<ExitStatus> {
         let exit = timeout(PATIENCE, self.child.wait()).await;
-        exit.with_context(|| format!("the command did not end in {PATIENCE:?}"))?
-            .context("wait for the command")
+        let status = exit.with_context(|| format!("the command did not end in {PATIENCE:?}"))?;
+        self.said.complete().await;
+        self.told.complete().await;
+        status.context("wait for the command")
     }
 }
 
@@ -330,10 +332,12 @@ impl Lobby {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).context("send SIGINT to the lobby")
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to end by itself, and for the end of its log.
     pub(crate) async fn exited(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
         let exit = timeout(within, self.child.wait()).await;
-        exit.with_context(|| format!("the lobby did not exit in {within:?}"))?.context("wait for the lobby")
+        let status = exit.with_context(|| format!("the lobby did not exit in {within:?}"))?;
+        self.log.complete().await;
+        status.context("wait for the lobby")
     }
 
     /// SIGTERM, then exit code 0.

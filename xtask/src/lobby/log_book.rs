@@ -5,6 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::PATIENCE;
 
 /// Lines kept; the oldest go first.
 const KEPT: usize = 200_000;
@@ -13,6 +17,8 @@ const KEPT: usize = 200_000;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogBook {
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// How many streams are still being read.
+    reading: watch::Sender<usize>,
 }
 
 /// One line of a JSON log.
@@ -22,7 +28,8 @@ pub(crate) struct Record(Value);
 impl LogBook {
     /// Reads `from` to its end in the background.
     pub(crate) fn collect(&self, from: impl AsyncRead + Unpin + Send + 'static) {
-        let lines = Arc::clone(&self.lines);
+        let (lines, reading) = (Arc::clone(&self.lines), self.reading.clone());
+        reading.send_modify(|count| *count += 1);
         tokio::spawn(async move {
             let mut from = BufReader::new(from);
             let mut raw = Vec::new();
@@ -35,7 +42,14 @@ impl LogBook {
                 }
                 lines.push_back(line);
             }
+            reading.send_modify(|count| *count -= 1);
         });
+    }
+
+    /// Waits until all that was written is here: a process has ended a little before its last words are read.
+    pub(crate) async fn complete(&self) {
+        // What the process has started itself may keep its output open; then what is here has to do.
+        let _ = timeout(PATIENCE, self.reading.subscribe().wait_for(|count| *count == 0)).await;
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
@@ -82,7 +96,21 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_complete_log_holds_the_last_words_of_every_stream() {
+        let log = LogBook::default();
+        let (mut said, from) = tokio::io::duplex(64);
+        log.collect(from);
+        log.collect(&b"first\n"[..]);
+        said.write_all(b"last words").await.unwrap();
+        drop(said);
+        log.complete().await;
+        assert!(log.holds("first") && log.holds("last words"), "{:?}", log.lines());
+    }
 
     #[test]
     fn fields_are_found_nested_and_flat() {
