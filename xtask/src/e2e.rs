@@ -15,14 +15,10 @@ mod dead_letters;
 mod drain;
 mod duplicates;
 mod examples;
-mod flood;
 mod kit;
 mod limits;
 mod logins;
-mod notifier;
-mod order;
 mod outage;
-mod proxy;
 mod publish_command;
 mod publishers;
 mod queue_modes;
@@ -34,7 +30,6 @@ mod restart;
 mod self_check;
 mod service_manager;
 mod slow_reader;
-mod stage;
 mod start_up;
 mod topology;
 mod trace;
@@ -53,6 +48,7 @@ use report::{Report, Verdict};
 use stage::Stage;
 
 use crate::broker::{Broker, BrokerOptions};
+use crate::stage::{self, flood, notifier, proxy};
 
 /// A scenario still running after this long is a failure of its own; each wait inside it has a shorter limit.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);

@@ -28,6 +28,7 @@ mod process;
 mod progress;
 mod python;
 mod run;
+mod stage;
 mod token;
 
 /// The limit of waiting for anything that should happen; it never decides an outcome.

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Duration, Instant, interval, sleep, timeout};
 
+use super::Stage;
 use super::notifier::{Notifier, numbered, unique};
 use super::order::Stream;
-use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::{AmqpUrl, Message, Outcome, Properties, Publisher};
 use crate::client::Transport;
@@ -36,27 +36,27 @@ fn addressee(seq: u64) -> Option<i64> {
 }
 
 /// What became of each number.
-pub(super) type Outcomes = BTreeMap<u64, Outcome>;
+pub(crate) type Outcomes = BTreeMap<u64, Outcome>;
 
 /// Players that read while the stream runs.
 #[derive(Debug)]
-pub(super) struct Flood {
+pub(crate) struct Flood {
     readers: JoinSet<anyhow::Result<(i64, String, Vec<u64>)>>,
     last: String,
 }
 
 /// What the players' streams amount to; nothing was lost or out of order.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(crate) struct Judged {
     /// The most duplicates one player got.
-    pub(super) most_duplicates: u64,
-    pub(super) confirmed: usize,
-    pub(super) unknown: usize,
+    pub(crate) most_duplicates: u64,
+    pub(crate) confirmed: usize,
+    pub(crate) unknown: usize,
 }
 
 impl Flood {
     /// Logs the players in and lets them read up to the flood's last message.
-    pub(super) async fn start(stage: &Stage, lobby: &Lobby) -> anyhow::Result<Self> {
+    pub(crate) async fn start(stage: &Stage, lobby: &Lobby) -> anyhow::Result<Self> {
         let last = unique("last");
         let mut readers = JoinSet::new();
         for user in 1..=PLAYERS {
@@ -76,12 +76,12 @@ impl Flood {
     }
 
     /// Ends the stream, waits for every player, and compares what they got with the ledger.
-    pub(super) async fn judge(self, stage: &Stage, outcomes: &Outcomes) -> anyhow::Result<Judged> {
+    pub(crate) async fn judge(self, stage: &Stage, outcomes: &Outcomes) -> anyhow::Result<Judged> {
         self.judge_through(&mut stage.notifier().await?, outcomes).await
     }
 
     /// The same where the stream ends at `notifier`'s exchange.
-    pub(super) async fn judge_through(
+    pub(crate) async fn judge_through(
         mut self,
         notifier: &mut Notifier,
         outcomes: &Outcomes,
@@ -108,7 +108,7 @@ impl Flood {
 
 /// A publisher that runs beside the scenario.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     publishing: JoinHandle<anyhow::Result<Outcomes>>,
     progress: watch::Receiver<u64>,
     enough: watch::Sender<bool>,
@@ -117,13 +117,13 @@ pub(super) struct Source {
 impl Source {
     /// Publishes numbers until `count` of them are confirmed and routed *and* [`Self::finish`] is called, over as
     /// many connections as it takes.
-    pub(super) fn start(stage: &Stage, count: u64) -> Self {
+    pub(crate) fn start(stage: &Stage, count: u64) -> Self {
         // 3,000 a second, none waiting for another's confirm: something is in flight when trouble comes.
         Self::at(stage.url().clone(), stage.exchange().to_owned(), count, 60)
     }
 
     /// The same at any exchange, `batch` numbers every 20 ms.
-    pub(super) fn at(url: AmqpUrl, exchange: String, count: u64, batch: u64) -> Self {
+    pub(crate) fn at(url: AmqpUrl, exchange: String, count: u64, batch: u64) -> Self {
         let (told, progress) = watch::channel(0);
         let (enough, asked) = watch::channel(false);
         let goal = Goal { count, batch, enough: asked, progress: told };
@@ -132,7 +132,7 @@ impl Source {
     }
 
     /// Waits until `count` numbers are confirmed.
-    pub(super) async fn reached(&mut self, count: u64) -> anyhow::Result<()> {
+    pub(crate) async fn reached(&mut self, count: u64) -> anyhow::Result<()> {
         let waiting = timeout(BROKER_PATIENCE, self.progress.wait_for(|done| *done >= count)).await;
         waiting
             .with_context(|| format!("{count} messages were never confirmed"))?
@@ -141,12 +141,12 @@ impl Source {
     }
 
     /// Numbers confirmed so far.
-    pub(super) fn confirmed(&self) -> u64 {
+    pub(crate) fn confirmed(&self) -> u64 {
         *self.progress.borrow()
     }
 
     /// The ledger, once the goal is reached.
-    pub(super) async fn finish(self) -> anyhow::Result<Outcomes> {
+    pub(crate) async fn finish(self) -> anyhow::Result<Outcomes> {
         self.enough.send_replace(true);
         self.publishing.await.context("the publisher")?
     }
@@ -224,7 +224,7 @@ async fn open(url: &AmqpUrl) -> anyhow::Result<Publisher> {
 
 /// No client may get more duplicates than the broker marked: each redelivery reaches a client at most once. The log
 /// tells as many as the metrics; how many that is.
-pub(super) async fn duplicates_are_marked(lobby: &Lobby, judged: &Judged) -> anyhow::Result<u64> {
+pub(crate) async fn duplicates_are_marked(lobby: &Lobby, judged: &Judged) -> anyhow::Result<u64> {
     let metrics = lobby.metrics().await?;
     let redelivered = metrics.count("lobby_redelivered_total", &[]);
     ensure!(

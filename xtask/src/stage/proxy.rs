@@ -16,7 +16,7 @@ const HEARTBEAT: u8 = 8;
 
 /// What of the broker's frames does not come through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Swallow {
+pub(crate) enum Swallow {
     Nothing,
     /// `basic.deliver`, with its content.
     Deliveries,
@@ -26,7 +26,7 @@ pub(super) enum Swallow {
 
 /// Forwards bytes while open; while cut it drops every link and closes each new one at once.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     open: Arc<watch::Sender<bool>>,
     swallow: Arc<watch::Sender<Swallow>>,
@@ -35,7 +35,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Listens on a free port in front of `target`.
-    pub(super) async fn start(target: String, open: bool) -> anyhow::Result<Self> {
+    pub(crate) async fn start(target: String, open: bool) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("bind the proxy")?;
         let address = listener.local_addr()?;
         let (open, state) = watch::channel(open);
@@ -44,20 +44,20 @@ impl Proxy {
         Ok(Self { address, open: Arc::new(open), swallow: Arc::new(swallow), accepting })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.open.send_replace(false);
     }
 
     /// From now on the broker's frames of this kind do not come through.
-    pub(super) fn swallow(&self, what: Swallow) {
+    pub(crate) fn swallow(&self, what: Swallow) {
         self.swallow.send_replace(what);
     }
 
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.open.send_replace(true);
     }
 }

@@ -11,18 +11,18 @@ use crate::amqp_wire::{AmqpUrl, Message, Outcome, Properties, Publisher};
 
 /// A confirming publisher to one exchange.
 #[derive(Debug)]
-pub(super) struct Notifier {
+pub(crate) struct Notifier {
     publisher: Publisher,
     exchange: String,
 }
 
 impl Notifier {
-    pub(super) async fn open(url: &AmqpUrl, exchange: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open(url: &AmqpUrl, exchange: &str) -> anyhow::Result<Self> {
         Ok(Self { publisher: Publisher::open(url).await?, exchange: exchange.to_owned() })
     }
 
     /// Publishes to the routing key of notifications; `headers` and `props` as in the vectors.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &mut self,
         headers: &Value,
         props: &Value,
@@ -31,7 +31,7 @@ impl Notifier {
         self.publish_to(NOTIFY_ROUTING_KEY, headers, props, body).await
     }
 
-    pub(super) async fn publish_to(
+    pub(crate) async fn publish_to(
         &mut self,
         routing_key: &str,
         headers: &Value,
@@ -48,17 +48,17 @@ impl Notifier {
     }
 
     /// Publishes to one user; the broker must have routed it.
-    pub(super) async fn notify_user(&mut self, user: i64, body: &str) -> anyhow::Result<()> {
+    pub(crate) async fn notify_user(&mut self, user: i64, body: &str) -> anyhow::Result<()> {
         self.routed(&json!([["user-id", "l", user]]), body).await
     }
 
     /// Publishes to everyone; the broker must have routed it.
-    pub(super) async fn notify_all(&mut self, body: &str) -> anyhow::Result<()> {
+    pub(crate) async fn notify_all(&mut self, body: &str) -> anyhow::Result<()> {
         self.routed(&Value::Null, body).await
     }
 
     /// Broadcasts a message nobody has seen before and returns what to look for.
-    pub(super) async fn sentinel(&mut self) -> anyhow::Result<String> {
+    pub(crate) async fn sentinel(&mut self) -> anyhow::Result<String> {
         let id = unique("sentinel");
         self.notify_all(&json!({"command": "sentinel", "id": id}).to_string()).await?;
         Ok(id)
@@ -72,13 +72,13 @@ impl Notifier {
 }
 
 /// Text that stands nowhere else, and inside no other text made here.
-pub(super) fn unique(what: &str) -> String {
+pub(crate) fn unique(what: &str) -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
     format!("{what}-{}-{number}-end", std::process::id())
 }
 
 /// A numbered notification.
-pub(super) fn numbered(seq: u64) -> String {
+pub(crate) fn numbered(seq: u64) -> String {
     format!(r#"{{"command":"numbered","seq":{seq}}}"#)
 }

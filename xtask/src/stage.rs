@@ -1,4 +1,9 @@
-//! What one scenario plays on: a virtual host, lobbies, clients, publishers, and everything they logged.
+//! What a scenario or a fault plays on: a virtual host, lobbies, clients, publishers, and everything they logged.
+
+pub(crate) mod flood;
+pub(crate) mod notifier;
+pub(crate) mod order;
+pub(crate) mod proxy;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,8 +13,8 @@ use anyhow::{Context as _, bail, ensure};
 use notify_protocol::DEFAULT_EXCHANGE;
 use tokio::time::{Instant, sleep};
 
-use super::notifier::{Notifier, unique};
-use super::proxy::Proxy;
+use self::notifier::{Notifier, unique};
+use self::proxy::Proxy;
 use crate::PATIENCE;
 use crate::amqp_wire::{AmqpUrl, CONNECTION_NAME, Connection, QueueState, percent_encode};
 use crate::broker::{Broker, Management, Vhost};
@@ -18,14 +23,14 @@ use crate::lobby::{Lobby, LogBook, Setup};
 use crate::token;
 
 /// Signs the tokens of every scenario's clients.
-pub(super) const SECRET: &str = "only-the-end-to-end-tests-use-this-secret";
+pub(crate) const SECRET: &str = "only-the-end-to-end-tests-use-this-secret";
 /// Lines of each lobby's log in a failure's report.
 const LOG_LINES: usize = 25;
 const POLL: Duration = Duration::from_millis(25);
 
 /// How a broker goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Going {
+pub(crate) enum Going {
     /// As an operator stops it.
     Stopped,
     /// With no time to write anything.
@@ -34,7 +39,7 @@ pub(super) enum Going {
 
 /// The world of one scenario. Dropping it drops the virtual host.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(crate) struct Stage {
     instance: String,
     exchange: String,
     broker: Arc<Broker>,
@@ -49,7 +54,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn set(
+    pub(crate) async fn set(
         name: &'static str,
         broker: &Arc<Broker>,
         binary: PathBuf,
@@ -81,7 +86,7 @@ impl Stage {
     }
 
     /// Takes the broker away from everyone who uses it and gives it back: same address, same data.
-    pub(super) async fn restart_broker(&self, going: Going) -> anyhow::Result<()> {
+    pub(crate) async fn restart_broker(&self, going: Going) -> anyhow::Result<()> {
         match going {
             Going::Stopped => self.broker.shut_down().await.context("stop the broker")?,
             Going::Killed => self.broker.kill().await.context("kill the broker")?,
@@ -90,7 +95,7 @@ impl Stage {
     }
 
     /// Makes the broker hang for as long as `meanwhile` takes: connections stay open, nothing answers.
-    pub(super) async fn while_broker_hangs<T>(
+    pub(crate) async fn while_broker_hangs<T>(
         &self,
         meanwhile: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
@@ -101,22 +106,22 @@ impl Stage {
     }
 
     /// The broker's TLS port and the directory of its certificates, where it has them.
-    pub(super) fn tls(&self) -> Option<(u16, PathBuf)> {
+    pub(crate) fn tls(&self) -> Option<(u16, PathBuf)> {
         self.broker.tls()
     }
 
     /// Whether connections can be closed from the broker's side.
-    pub(super) fn has_management(&self) -> bool {
+    pub(crate) fn has_management(&self) -> bool {
         self.management.is_some()
     }
 
     /// The broker's management API, where it is in reach.
-    pub(super) fn management(&self) -> Option<&Management> {
+    pub(crate) fn management(&self) -> Option<&Management> {
         self.management.as_ref()
     }
 
     /// Closes the lobby's connections, but for its self-check's, through the broker's management; how many those were, at least one.
-    pub(super) async fn close_lobby_connections(&self) -> anyhow::Result<usize> {
+    pub(crate) async fn close_lobby_connections(&self) -> anyhow::Result<usize> {
         let management = self.management.as_ref().context("the broker's management API is out of reach")?;
         let start = Instant::now();
         loop {
@@ -142,54 +147,54 @@ impl Stage {
         }
     }
 
-    pub(super) fn instance(&self) -> &str {
+    pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
 
-    pub(super) fn exchange(&self) -> &str {
+    pub(crate) fn exchange(&self) -> &str {
         &self.exchange
     }
 
-    pub(super) fn url(&self) -> &AmqpUrl {
+    pub(crate) fn url(&self) -> &AmqpUrl {
         &self.url
     }
 
     /// A directory that goes with the stage.
-    pub(super) fn directory(&self) -> &std::path::Path {
+    pub(crate) fn directory(&self) -> &std::path::Path {
         self.directory.path()
     }
 
     /// Notes a measured fact for the table.
-    pub(super) fn fact(&self, text: impl Into<String>) {
+    pub(crate) fn fact(&self, text: impl Into<String>) {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
     }
 
-    pub(super) fn facts(&self) -> Vec<String> {
+    pub(crate) fn facts(&self) -> Vec<String> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes that the claim could not be tested here; the report says so instead of `passed`.
-    pub(super) fn skip(&self, reason: impl Into<String>) {
+    pub(crate) fn skip(&self, reason: impl Into<String>) {
         let _ = self.skipped.set(reason.into());
     }
 
-    pub(super) fn skipped(&self) -> Option<String> {
+    pub(crate) fn skipped(&self) -> Option<String> {
         self.skipped.get().cloned()
     }
 
-    pub(super) fn last_log_lines(&self) -> Vec<String> {
+    pub(crate) fn last_log_lines(&self) -> Vec<String> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let tails = logs.iter().map(|(name, log)| (name, log.tail(LOG_LINES)));
         tails.flat_map(|(name, tail)| tail.into_iter().map(move |line| format!("{name}: {line}"))).collect()
     }
 
     /// The usual lobby, not started: every port free to choose, a login secret, a JSON log.
-    pub(super) fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         self.bare_setup().set("LOBBY_BROKER__URL", self.vhost.amqp_url()).set("LOBBY_AUTH__SECRET", SECRET)
     }
 
     /// A lobby that knows neither a broker nor a login.
-    pub(super) fn bare_setup(&self) -> Setup {
+    pub(crate) fn bare_setup(&self) -> Setup {
         Setup::new(self.binary.clone(), self.directory.path().to_owned())
             .set("LOBBY_INSTANCE__NAME", &self.instance)
             .set("LOBBY_BROKER__EXCHANGE", &self.exchange)
@@ -200,19 +205,19 @@ impl Stage {
     }
 
     /// The usual lobby, ready.
-    pub(super) async fn lobby(&self) -> anyhow::Result<Lobby> {
+    pub(crate) async fn lobby(&self) -> anyhow::Result<Lobby> {
         self.start(&self.setup()).await
     }
 
     /// Starts `setup` and waits until it is ready.
-    pub(super) async fn start(&self, setup: &Setup) -> anyhow::Result<Lobby> {
+    pub(crate) async fn start(&self, setup: &Setup) -> anyhow::Result<Lobby> {
         let mut lobby = self.start_unready(setup).await?;
         lobby.ready().await?;
         Ok(lobby)
     }
 
     /// Starts `setup` and waits only until it listens.
-    pub(super) async fn start_unready(&self, setup: &Setup) -> anyhow::Result<Lobby> {
+    pub(crate) async fn start_unready(&self, setup: &Setup) -> anyhow::Result<Lobby> {
         let log = LogBook::default();
         let name = setup.value("LOBBY_INSTANCE__NAME").unwrap_or("lobby").to_owned();
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).push((name, log.clone()));
@@ -220,18 +225,18 @@ impl Stage {
     }
 
     /// A proxy in front of the broker, and the setup of a lobby behind it.
-    pub(super) async fn proxied(&self, open: bool) -> anyhow::Result<(Proxy, Setup)> {
+    pub(crate) async fn proxied(&self, open: bool) -> anyhow::Result<(Proxy, Setup)> {
         let proxy = Proxy::start(self.url.address(), open).await?;
         let setup = self.setup().set("LOBBY_BROKER__URL", self.url.at(proxy.address()));
         Ok((proxy, setup))
     }
 
-    pub(super) async fn notifier(&self) -> anyhow::Result<Notifier> {
+    pub(crate) async fn notifier(&self) -> anyhow::Result<Notifier> {
         Notifier::open(&self.url, &self.exchange).await
     }
 
     /// A logged-in client.
-    pub(super) async fn client(
+    pub(crate) async fn client(
         &self,
         lobby: &Lobby,
         transport: Transport,
@@ -243,19 +248,19 @@ impl Stage {
     }
 
     /// A connection that has not logged in.
-    pub(super) async fn stranger(&self, lobby: &Lobby, transport: Transport) -> anyhow::Result<Client> {
+    pub(crate) async fn stranger(&self, lobby: &Lobby, transport: Transport) -> anyhow::Result<Client> {
         Client::connect(transport, lobby.address(transport)?).await
     }
 
     /// The name of this stage's lobby's queue.
-    pub(super) fn queue(&self) -> String {
+    pub(crate) fn queue(&self) -> String {
         format!("{}.lobby.client.notify.{}", self.exchange, self.instance)
     }
 
     /// Waits until the queue exists and has `consumers`; its state then.
     ///
     /// Without consumers nothing is unacknowledged: the broker puts the messages back when it removes the consumer.
-    pub(super) async fn queue_with_consumers(
+    pub(crate) async fn queue_with_consumers(
         &self,
         queue: &str,
         consumers: u32,
@@ -279,7 +284,7 @@ impl Stage {
     }
 
     /// Stops the lobby and checks that it left nothing in its queue, waiting or unacknowledged.
-    pub(super) async fn leaves_nothing(&self, mut lobby: Lobby) -> anyhow::Result<()> {
+    pub(crate) async fn leaves_nothing(&self, mut lobby: Lobby) -> anyhow::Result<()> {
         lobby.stop().await?;
         let start = Instant::now();
         loop {

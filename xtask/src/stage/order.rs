@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 
 /// What is wrong with, or worth counting in, one client's stream.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     /// Numbers that had to come and did not.
-    pub(super) lost: Vec<u64>,
+    pub(crate) lost: Vec<u64>,
     /// Numbers that belong to someone else.
-    pub(super) strangers: Vec<u64>,
+    pub(crate) strangers: Vec<u64>,
     /// Pairs where the second came first seen after the first although it is smaller.
-    pub(super) reordered: Vec<(u64, u64)>,
+    pub(crate) reordered: Vec<(u64, u64)>,
     /// How many came again.
-    pub(super) duplicates: u64,
+    pub(crate) duplicates: u64,
 }
 
 impl Stream {
     /// `received` in order; `must` had to come, `may` could.
-    pub(super) fn judge(received: &[u64], must: &BTreeSet<u64>, may: &BTreeSet<u64>) -> Self {
+    pub(crate) fn judge(received: &[u64], must: &BTreeSet<u64>, may: &BTreeSet<u64>) -> Self {
         let mut judged = Self::default();
         let mut seen = BTreeSet::new();
         let mut highest = None;
@@ -39,7 +39,7 @@ impl Stream {
     }
 
     /// An error that names the client, unless only duplicates are to be told.
-    pub(super) fn faultless(&self, who: &str) -> anyhow::Result<()> {
+    pub(crate) fn faultless(&self, who: &str) -> anyhow::Result<()> {
         let Self { lost, strangers, reordered, duplicates } = self;
         let fine = lost.is_empty() && strangers.is_empty() && reordered.is_empty();
         anyhow::ensure!(
