@@ -98,7 +98,7 @@ function begin(data) {
   $("unlock").hidden = true;
   $("instance").textContent = `${hello.instance} · ${hello.version}`;
   document.title = `lobby ${hello.instance}`;
-  $("publish-tab").hidden = !(hello.publishes && hello.acts);
+  $("publish-tab").hidden = !hello.acts;
   if (hello.websocket && !$("client-url").value) {
     $("client-url").value = `${hello.websocket.tls ? "wss" : "ws"}://${location.hostname}:${hello.websocket.port}/`;
   }
@@ -231,11 +231,16 @@ function sessionRow(session) {
   return row;
 }
 
-function kick(session) {
-  $("confirm-text").textContent = `Disconnect ${session.login} (user ${session.user})? The client is told not to come back by itself.`;
+function confirm(text, yes, then) {
+  $("confirm-text").textContent = text;
+  $("confirm-yes").textContent = yes;
+  $("confirm").returnValue = "";
   $("confirm").showModal();
-  $("confirm").onclose = async () => {
-    if ($("confirm").returnValue !== "yes") return;
+  $("confirm").onclose = () => { if ($("confirm").returnValue === "yes") then(); };
+}
+
+function kick(session) {
+  confirm(`Disconnect ${session.login} (user ${session.user})? The client is told not to come back by itself.`, "Kick", async () => {
     try {
       const { kicked } = await (await ask("api/sessions/kick", { user: session.user, serial: session.serial })).json();
       await listSessions();
@@ -243,7 +248,7 @@ function kick(session) {
     } catch (error) {
       $("matching").textContent = error.message;
     }
-  };
+  });
 }
 
 $("search").addEventListener("submit", (event) => event.preventDefault());
@@ -288,18 +293,31 @@ $("trace").addEventListener("submit", (event) => { event.preventDefault(); listD
 
 // Publish
 
-$("publish-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const to = new FormData(event.target).get("to");
-  const user = $("publish-user").value.trim();
-  if (to === "user" && !user) { $("publish-result").textContent = "Which user?"; return; }
-  $("publish-result").textContent = "…";
+function outcome(receipt) {
+  const { instance, outcome, reason, sessions_matched: matched, sessions_written: written, micros: us } = receipt;
+  const words = { written: `written to ${written} of ${matched} sessions after ${micros(us)}`, not_connected: "nobody it is for is connected",
+    dropped: `dropped: ${reason}`, overflowed: "too slow a reader, whose session was closed", disconnected: "the session ended meanwhile" };
+  return [outcome === "written" ? "green" : "amber", instance, words[outcome] ?? outcome];
+}
+
+async function publish(to) {
+  const say = (...lines) => $("publish-result").replaceChildren(...lines);
+  const line = (colour, text) => element("li", { class: colour }, text);
+  say(line("", "…"));
   try {
-    const answer = await ask("api/publish", { user: to === "user" ? user : null, body: $("publish-body").value });
-    $("publish-result").textContent = JSON.stringify(await answer.json(), null, 2);
+    const answer = await (await ask("api/publish", { to, body: $("publish-body").value })).json();
+    const receipts = answer.receipts.map(outcome).map(([colour, instance, words]) => line(colour, `${instance}: ${words}`));
+    if (!receipts.length) receipts.push(line("amber", `No lobby sent a receipt within ${answer.waited_ms} ms.`));
+    say(line("green", `The broker has it: ${answer.message_id}`), ...receipts);
   } catch (error) {
-    $("publish-result").textContent = error.message;
+    say(line("red", error.message));
   }
+}
+
+$("publish-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (new FormData(event.target).get("to") === "user") return publish({ user: $("publish-user").value });
+  confirm(`Send this to every player who is logged in, on every lobby?`, "Publish", () => publish({ everyone: "confirmed" }));
 });
 
 // Client

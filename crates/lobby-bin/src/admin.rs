@@ -3,6 +3,7 @@
 mod feed;
 mod guard;
 mod page;
+mod publish;
 mod sample;
 mod sessions;
 mod state;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -22,8 +23,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::state::hello;
 use self::{feed::Feed, guard::Want, state::State as LobbyState};
+pub use self::{publish::Desk, state::hello};
 use crate::{
     config::Secret,
     metrics::{self, Figures},
@@ -31,12 +32,17 @@ use crate::{
     trace::Trace,
 };
 
+/// The largest test notification, as JSON text in JSON.
+const MAX_DRAFT: usize = 256 * 1024;
+
 /// What the console is made from.
 pub struct Console {
     /// `admin.token`.
     pub token: Secret,
     /// See [`hello`].
     pub hello: Value,
+    /// What its form publishes with.
+    pub desk: Desk,
 }
 
 #[derive(Clone)]
@@ -44,6 +50,7 @@ struct Admin {
     state: LobbyState,
     feed: Feed,
     hello: Arc<Value>,
+    desk: Arc<Desk>,
     stop: CancellationToken,
 }
 
@@ -59,7 +66,13 @@ pub async fn serve(
     let state = LobbyState { figures, readiness };
     let feed = Feed::new();
     tokio::spawn(feed.clone().run(state.clone(), stop.clone()));
-    let admin = Admin { state, feed, hello: Arc::new(console.hello), stop: stop.clone() };
+    let admin = Admin {
+        state,
+        feed,
+        hello: Arc::new(console.hello),
+        desk: Arc::new(console.desk),
+        stop: stop.clone(),
+    };
     let token = Arc::new(console.token);
     let guarded = |want| {
         let token = Arc::clone(&token);
@@ -73,6 +86,7 @@ pub async fn serve(
         .layer(guarded(Want::Look));
     let acts = Router::new()
         .route("/api/sessions/kick", post(sessions::kick))
+        .route("/api/publish", post(publish::publish).layer(DefaultBodyLimit::max(MAX_DRAFT)))
         .with_state(admin.clone())
         .layer(guarded(Want::Act));
     let router = Router::new()

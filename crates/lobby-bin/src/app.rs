@@ -208,8 +208,8 @@ impl App {
             receipts: Arc::clone(&receipts.counts),
         };
         let port = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.port());
-        let hello = admin::hello(&config, port(&listeners.websocket), false);
-        let console = Console { token: config.admin_token.clone(), hello };
+        let hello = admin::hello(&config, port(&listeners.websocket));
+        let console = Console { token: config.admin_token.clone(), hello, desk: admin::Desk::new(&config) };
         let mut app = Self {
             drain_timeout: config.drain_timeout,
             sessions,

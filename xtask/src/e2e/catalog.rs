@@ -63,6 +63,7 @@ scenarios! {
     "service-manager" SideBySide service_manager::service_manager,
     "second-interrupt" SideBySide drain::second_interrupt,
     "console-token" SideBySide console::token_and_kick,
+    "console-publish" SideBySide console::publish_form,
     "console-client" SideBySide console::client_tab,
     "slow-reader" SideBySide slow_reader::slow_reader,
     "self-check-consumer-stuck" SideBySide self_check::consumer_stuck,

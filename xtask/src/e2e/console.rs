@@ -14,6 +14,8 @@ use crate::{apt, http, token};
 
 const MANY: usize = 200;
 const ONE_OF_MANY: &str = r#"{"command":"many"}"#;
+const FOR_ONE: &str = r#"{"command":"test","price":1.10}"#;
+const FOR_ALL: &str = r#"{"command":"test","to":"all"}"#;
 const TOKEN: &str = "only-this-test-has-this-admin-token";
 
 /// What an operator looks at: live figures, the sessions and a search among them, why a user got nothing, and the
@@ -102,6 +104,47 @@ pub(super) async fn token_and_kick(stage: &Stage) -> anyhow::Result<()> {
     unlucky.expect_close(4502).await?;
     let sentinel = stage.notifier().await?.sentinel().await?;
     received(&mut other, &sentinel, &[]).await?;
+    ensure!(page.complaints().is_empty(), "the page complains: {:?}", page.complaints());
+    Ok(())
+}
+
+/// A test notification reaches whom it is for and nobody else, and its receipt is shown; everybody only after a question.
+pub(super) async fn publish_form(stage: &Stage) -> anyhow::Result<()> {
+    let Some(mut page) = browser(stage).await? else { return Ok(()) };
+    let lobby = stage.start(&stage.setup().set("LOBBY_ADMIN__TOKEN", TOKEN)).await?;
+    let mut wanted = stage.client(&lobby, Transport::WebSocket, 42).await?;
+    let mut other = stage.client(&lobby, Transport::Tcp, 7).await?;
+    page.look(1280, false).await?;
+    page.open(&address(&lobby)?).await?;
+    page.fill("#token", TOKEN).await?;
+    page.click("#unlock button").await?;
+    page.shows("#status", "ready").await?;
+    page.click("[data-view=publish]").await?;
+    page.click("#publish-form > button").await?;
+    page.shows("#publish-result", "is no user id").await?;
+    page.complaints();
+
+    page.fill("#publish-user", "42").await?;
+    page.fill("#publish-body", FOR_ONE).await?;
+    page.click("#publish-form > button").await?;
+    page.shows("#publish-result", "written to 1 of 1 sessions").await?;
+    photographs(&mut page, "publish").await?;
+    page.fill("#publish-user", "43").await?;
+    page.click("#publish-form > button").await?;
+    page.shows("#publish-result", "nobody it is for is connected").await?;
+
+    page.fill("#publish-body", FOR_ALL).await?;
+    page.click("#publish-form input[value=everyone]").await?;
+    page.click("#publish-form > button").await?;
+    page.shows("#confirm-text", "every player").await?;
+    page.click("#confirm button[value=no]").await?;
+    page.until("no question", "!document.querySelector('#confirm').open").await?;
+    page.click("#publish-form > button").await?;
+    page.click("#confirm button[value=yes]").await?;
+    page.shows("#publish-result", "written to 2 of 2 sessions").await?;
+    let sentinel = stage.notifier().await?.sentinel().await?;
+    received(&mut wanted, &sentinel, &[FOR_ONE, FOR_ALL]).await?;
+    received(&mut other, &sentinel, &[FOR_ALL]).await?;
     ensure!(page.complaints().is_empty(), "the page complains: {:?}", page.complaints());
     Ok(())
 }

@@ -41,7 +41,7 @@ impl State {
 }
 
 /// What stays the same while the process lives.
-pub fn hello(config: &Config, websocket_port: Option<u16>, can_publish: bool) -> Value {
+pub fn hello(config: &Config, websocket_port: Option<u16>) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "instance": config.instance_name.as_str(),
@@ -51,7 +51,6 @@ pub fn hello(config: &Config, websocket_port: Option<u16>, can_publish: bool) ->
             "tls": config.uses_tls(lobby_sessions::Transport::WebSocket),
         })),
         "acts": config.admin_token.is_set(),
-        "publishes": can_publish,
         "outbox_bytes": config.outbox.0,
         "outbox_total_bytes": config.outbox_total.0,
         "max_connections": config.max_connections,
