@@ -1,9 +1,10 @@
 //! The directory `contract/`: what other teams' tools read, made from here by `cargo xtask docs` and checked by CI.
 //!
 //! The names come from `notify-protocol`, the vectors from its tests; messages of the client protocol stand in
-//! [`schema`], and what the end-to-end tests' clients send and get is validated against it.
+//! [`schema`], receipts in [`receipt`], and what the end-to-end tests get of both is validated against them.
 
 mod asyncapi;
+mod receipt;
 mod schema;
 mod validator;
 
@@ -12,12 +13,14 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
+pub(crate) use receipt::check as check_receipt;
 pub(crate) use validator::ClientMessage;
 
 use crate::environment::{Environment, PROBE_LIMIT, run, said};
 use crate::node;
 
 const SCHEMA: &str = "contract/client-messages.schema.json";
+const RECEIPT: &str = "contract/receipt.schema.json";
 const ASYNC_API: &str = "contract/asyncapi.json";
 const VECTORS: &str = "contract/vectors.jsonl";
 const VECTORS_SOURCE: &str = "crates/notify-protocol/testdata/vectors.jsonl";
@@ -29,6 +32,7 @@ pub(crate) fn documents() -> anyhow::Result<Vec<(&'static str, String)>> {
         std::fs::read_to_string(VECTORS_SOURCE).with_context(|| format!("read {VECTORS_SOURCE}"))?;
     Ok(vec![
         (SCHEMA, json(schema::document())?),
+        (RECEIPT, json(receipt::document())?),
         (ASYNC_API, json(asyncapi::document())?),
         (VECTORS, vectors),
     ])
@@ -71,6 +75,38 @@ mod tests {
             assert!(definition["examples"].is_array() || definition["anyOf"].is_array(), "{name}");
             assert!(!validator.is_valid(&json!(["no", "object"])), "{name}");
         }
+    }
+
+    #[test]
+    fn who_publishes_may_ask_for_receipts_and_knows_where_they_come() {
+        let document = asyncapi::document();
+        for message in ["toUser", "toChannel", "toEveryone"] {
+            let schema = &document["components"]["messages"][message]["headers"];
+            let validator = jsonschema::validator_for(schema).unwrap();
+            let asks = |scope: Value, reply_to: &str| {
+                json!({
+                    "user-id": 42, "channel": "x", "x-lobby-receipt": scope, "reply_to": reply_to, "correlation_id": "c",
+                })
+            };
+            for queue in ["amq.gen-7", "amq.rabbitmq.reply-to", "lobby-receipts.mine"] {
+                assert!(validator.is_valid(&asks(json!("all"), queue)), "{message} {queue}");
+            }
+            for queue in ["payments", "faf-lobby.lobby.client.notify.pod-7", "x.amq.gen-7", "lobby-receipts"]
+            {
+                assert!(!validator.is_valid(&asks(json!("all"), queue)), "{message} {queue}");
+            }
+            assert!(!validator.is_valid(&asks(json!("some"), "amq.gen-7")), "{message}");
+            let lacks = |key: &str| {
+                let mut asks = asks(json!("written-only"), "amq.gen-7");
+                asks.as_object_mut().unwrap().remove(key);
+                validator.is_valid(&asks)
+            };
+            assert!(!lacks("reply_to") && !lacks("correlation_id"), "{message}");
+            assert!(lacks("x-lobby-receipt"), "{message}");
+        }
+        let reply = &document["operations"]["takeNotifications"]["reply"];
+        assert_eq!(reply["address"]["location"], "$message.header#/reply_to");
+        assert_eq!(reply["messages"][0]["$ref"], "#/channels/receipts/messages/receipt");
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! An AsyncAPI 3 document of both sides: what publishers send through RabbitMQ, and what clients send and get.
 
 use notify_protocol::{
-    CHANNEL_HEADER, DEFAULT_EXCHANGE, EXCHANGE_KIND, NOTIFY_ROUTING_KEY, TRACEPARENT_HEADER, USER_ID_HEADER,
-    limits::DEFAULT_MAX_BODY_BYTES,
+    CHANNEL_HEADER, DEFAULT_EXCHANGE, EXCHANGE_KIND, NOTIFY_ROUTING_KEY, RECEIPT_HEADER, ReceiptScope,
+    TRACEPARENT_HEADER, USER_ID_HEADER, limits::DEFAULT_MAX_BODY_BYTES,
 };
 use serde_json::{Map, Value, json};
 
 const TRACEPARENT: &str = "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$";
+
+const REPLY_TO: &str = "$message.header#/reply_to";
+const CORRELATION_ID: &str = "$message.header#/correlation_id";
+/// What a publisher writes: `notify_protocol::RECEIPT_QUEUES`, and direct reply-to before the broker adds to it.
+const REPLY_QUEUES: &str = r"^(amq\.gen-|amq\.rabbitmq\.reply-to$|lobby-receipts\.)";
+/// The property `type` of a receipt.
+const RECEIPT_KIND: &str = "lobby.receipt";
 
 pub(super) fn document() -> Value {
     json!({
@@ -45,6 +52,21 @@ pub(super) fn document() -> Value {
                     },
                 },
             },
+            "receipts": {
+                "address": null,
+                "title": "Receipts",
+                "description": "The queue that the message's property reply_to names: receipts go there through the default \
+                                exchange. Expires after 60 s, is sent at most once, and may be lost: a missing one proves nothing.",
+                "servers": [{"$ref": "#/servers/rabbitmq"}],
+                "messages": messages(&["receipt"]),
+                "bindings": {
+                    "amqp": {
+                        "is": "queue",
+                        "queue": {"durable": false, "exclusive": true, "autoDelete": true},
+                        "bindingVersion": "0.3.0",
+                    },
+                },
+            },
             "client": {
                 "address": "/",
                 "title": "A client's connection",
@@ -62,6 +84,14 @@ pub(super) fn document() -> Value {
                 "summary": "Publishers send, each lobby takes.",
                 "channel": {"$ref": "#/channels/notifications"},
                 "messages": of("notifications", &["toUser", "toChannel", "toEveryone"]),
+                "reply": {
+                    "address": {
+                        "description": "The AMQP property reply_to. Only who asks by x-lobby-receipt is answered.",
+                        "location": REPLY_TO,
+                    },
+                    "channel": {"$ref": "#/channels/receipts"},
+                    "messages": of("receipts", &["receipt"]),
+                },
             },
             "listenToClients": {
                 "action": "receive",
@@ -131,16 +161,68 @@ fn component_messages() -> Value {
         let payload = json!({"$ref": format!("./client-messages.schema.json#/$defs/{name}")});
         messages.insert(name.to_owned(), json!({"title": title, "payload": payload}));
     }
+    messages.insert(
+        "receipt".to_owned(),
+        json!({
+            "title": "What became of a message on one lobby",
+            "description": "From each lobby that has an opinion: it wrote or dropped the message, or could not write it; asked for \
+                            all, also that nobody who is addressed is connected.",
+            "contentType": "application/json",
+            "correlationId": {"description": "The asker's.", "location": CORRELATION_ID},
+            "headers": {
+                "type": "object",
+                "properties": {
+                    "correlation_id": property(json!({"type": "string"})),
+                    "type": property(json!({"const": RECEIPT_KIND})),
+                },
+                "required": ["correlation_id", "type"],
+            },
+            "payload": {"$ref": "./receipt.schema.json"},
+            "bindings": {
+                "amqp": {"contentEncoding": "utf-8", "messageType": RECEIPT_KIND, "bindingVersion": "0.3.0"},
+            },
+        }),
+    );
     messages.into()
+}
+
+/// A basic property, which AsyncAPI has no place for but among the headers.
+fn property(mut schema: Value) -> Value {
+    let own = schema["description"].as_str().map(|text| format!(" {text}")).unwrap_or_default();
+    schema["description"] =
+        format!("The AMQP property of this name, not an entry of the headers' table.{own}").into();
+    schema["x-amqp"] = "property".into();
+    schema
 }
 
 fn published(title: &str, description: &str, mut headers: Value, required: &[&str]) -> Value {
     headers[TRACEPARENT_HEADER] = json!({"type": "string", "pattern": TRACEPARENT});
+    headers[RECEIPT_HEADER] = json!({
+        "enum": [ReceiptScope::WrittenOnly.as_str(), ReceiptScope::All.as_str()],
+        "description": "Asks lobbies for a receipt: all of them, or not those where nobody who is addressed is connected.",
+    });
+    headers["reply_to"] = property(json!({
+        "type": "string",
+        "pattern": REPLY_QUEUES,
+        "description": "The queue for receipts: one that the broker named, direct reply-to, or `lobby-receipts.` and more.",
+    }));
+    headers["correlation_id"] = property(json!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 255,
+        "description": "Comes back with each receipt.",
+    }));
     json!({
         "title": title,
         "description": description,
         "contentType": "application/json",
-        "headers": {"type": "object", "properties": headers, "required": required},
+        "correlationId": {"location": CORRELATION_ID},
+        "headers": {
+            "type": "object",
+            "properties": headers,
+            "required": required,
+            "dependencies": {RECEIPT_HEADER: ["reply_to", "correlation_id"]},
+        },
         "payload": {
             "type": "object",
             "description": format!(

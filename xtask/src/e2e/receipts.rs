@@ -14,6 +14,7 @@ use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::{Connection, Message, Outcome, Properties, Publisher};
 use crate::client::{Client, Line, Transport};
+use crate::contract::check_receipt;
 use crate::lobby::{Lobby, Metrics};
 
 /// Unicasts of each kind.
@@ -40,7 +41,10 @@ impl Inbox {
         let mut receipts = Vec::with_capacity(wanted);
         while receipts.len() < wanted {
             match self.connection.get(&self.queue).await? {
-                Some(got) => receipts.push(Receipt::from_json(&got.body).context("a receipt")?),
+                Some(got) => {
+                    check_receipt(&got.body)?;
+                    receipts.push(Receipt::from_json(&got.body).context("a receipt")?);
+                }
                 None => {
                     let (came, patience) = (receipts.len(), 2 * PATIENCE);
                     ensure!(start.elapsed() < patience, "{came} of {wanted} receipts in {patience:?}");
