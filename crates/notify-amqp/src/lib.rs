@@ -160,7 +160,7 @@ pub use queue_options::{
     Argument, Lifetime, Overflow, QueueMode, QueueOptions, QueueOptionsError, QueueType,
 };
 pub use raw_message::{RawMessage, RawProperties};
-pub use receipted::{ReceiptWait, Receipted};
+pub use receipted::{Asked, ReceiptWait, Receipted};
 pub use reply::Reply;
 pub use self_check::{SelfCheck, SelfCheckConfig, SelfCheckError, SelfCheckFault};
 pub use settlement::Ticket;

@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use lapin::types::{AMQPValue, ShortString};
 use notify_protocol::{Message, RECEIPT_HEADER, Receipt, ReceiptScope};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     outgoing::Outgoing,
     properties::short,
-    publish_error::PublishError,
+    publish_error::{PublishError, PublishStage},
     publisher::{Published, Publisher},
-    receipt_inbox::ReceiptInbox,
+    receipt_inbox::{ReceiptInbox, Waiting},
 };
 
 /// Which receipts to wait for, and how long.
@@ -58,6 +58,37 @@ pub struct Receipted {
     pub receipts: Vec<Receipt>,
 }
 
+/// A message that the broker confirmed, and whose receipts are still to be collected. Up to 1,024 of them wait here;
+/// dropping it, or closing the publisher, ends that.
+#[must_use = "receipts that nobody collects are dropped"]
+pub struct Asked {
+    /// What the broker said.
+    pub published: Published,
+    waiting: Waiting,
+    confirmed_at: Instant,
+}
+
+impl Asked {
+    /// Collects receipts until there are `enough`, or `within` is over since the broker's confirm. What has come by then
+    /// is returned, however late this is called.
+    pub async fn receipts(mut self, enough: usize, within: Duration) -> Receipted {
+        let (deadline, mut receipts) = (self.confirmed_at + within, Vec::new());
+        while receipts.len() < enough {
+            match timeout_at(deadline, self.waiting.receipts.recv()).await {
+                Ok(Some(receipt)) => receipts.push(receipt),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Receipted { published: self.published, receipts }
+    }
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asked").field("published", &self.published).finish_non_exhaustive()
+    }
+}
+
 impl Publisher {
     /// Publishes `message` as [`Publisher::publish`] does, and collects the lobbies' receipts until there are enough
     /// or the time is up.
@@ -86,18 +117,43 @@ impl Publisher {
         message: &Message,
         wait: ReceiptWait,
     ) -> Result<Receipted, PublishError> {
-        let inbox = self.receipt_inbox().await?;
-        let outgoing = self.outgoing(message)?.asking(inbox.queue(), wait.scope)?;
-        let mut waiting = inbox.wait_for(outgoing.id.clone());
+        Ok(self.publish_asking(message, wait.scope).await?.receipts(wait.enough, wait.within).await)
+    }
+
+    /// Publishes `message` as [`Publisher::publish_with_receipt`] does, and leaves the receipts for later: who publishes
+    /// several in a row need not wait for the receipts of one before the next.
+    ///
+    /// The reply queue and the message each have `publish_timeout`.
+    ///
+    /// ```no_run
+    /// # async fn example(publisher: &notify_amqp::Publisher) -> Result<(), Box<dyn std::error::Error>> {
+    /// use notify_protocol::{Notification, ReceiptScope};
+    /// let first = Notification::to_user(42).raw_json(r#"{"n":1}"#).build()?;
+    /// let second = Notification::to_user(42).raw_json(r#"{"n":2}"#).build()?;
+    /// let first = publisher.publish_asking(&first, ReceiptScope::All).await?;
+    /// let second = publisher.publish_asking(&second, ReceiptScope::All).await?;
+    /// for asked in [first, second] {
+    ///     println!("{:?}", asked.receipts(2, std::time::Duration::from_secs(1)).await.receipts);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Publisher::publish_with_receipt`].
+    pub async fn publish_asking(
+        &self,
+        message: &Message,
+        scope: ReceiptScope,
+    ) -> Result<Asked, PublishError> {
+        let after = self.config().publish_timeout;
+        let inbox = timeout(after, self.receipt_inbox()).await;
+        let inbox =
+            inbox.map_err(|_| PublishError::TimedOut { after, stage: PublishStage::Connecting })??;
+        let outgoing = self.outgoing(message)?.asking(inbox.queue(), scope)?;
+        let waiting = inbox.wait_for(outgoing.id.clone());
         let published = self.send_one(Ok(outgoing)).await?;
-        let (deadline, mut receipts) = (Instant::now() + wait.within, Vec::new());
-        while receipts.len() < wait.enough {
-            match timeout_at(deadline, waiting.receipts.recv()).await {
-                Ok(Some(receipt)) => receipts.push(receipt),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        Ok(Receipted { published, receipts })
+        Ok(Asked { published, waiting, confirmed_at: Instant::now() })
     }
 
     /// The open inbox, or a new one.

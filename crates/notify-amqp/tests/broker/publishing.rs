@@ -11,7 +11,7 @@ use notify_amqp::{
     BrokerConfig, Consumer, ConsumerError, ConsumerStatus, Delivery, PublishError, PublishObserver,
     PublishStage, Published, Publisher, PublisherConfig, Publishing, ReceiptWait, Reply, Ticket,
 };
-use notify_protocol::{Message, Notification, Receipt, ReceiptOutcome, ReceiptRequest};
+use notify_protocol::{Message, Notification, Receipt, ReceiptOutcome, ReceiptRequest, ReceiptScope};
 
 use crate::{
     management,
@@ -462,6 +462,29 @@ async fn receipts_are_collected_by_the_message_that_asked_until_there_are_enough
     let answered = publisher.publish_with_receipt(&own, first).await.unwrap();
     let [receipt] = &answered.receipts[..] else { panic!("{answered:?}") };
     assert_eq!(receipt.reason.as_deref(), Some("written-only order-12"));
+    publisher.close().await;
+    lobbies.close().await;
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn m15_receipts_can_be_collected_after_further_messages() {
+    let rig = Rig::new();
+    let (handle, lobbies) = answering(&rig, ["a", "b"]).await;
+    let publisher = Publisher::new(config(&rig)).unwrap();
+    let mut asked = Vec::new();
+    for n in 0..20 {
+        asked.push(publisher.publish_asking(&numbered(n), ReceiptScope::All).await.unwrap());
+    }
+    // Receipts come in order: with the last one's all the others' are here, and a wait that is over does not lose them.
+    let last = asked.pop().unwrap().receipts(2, PATIENCE).await;
+    assert_eq!(last.receipts.len(), 2);
+    for asked in asked {
+        let id = asked.published.message_id.clone();
+        let answered = asked.receipts(2, Duration::ZERO).await;
+        let reasons: Vec<_> = answered.receipts.iter().map(|receipt| receipt.reason.clone()).collect();
+        assert_eq!(reasons, vec![Some(format!("all {id}")); 2]);
+    }
     publisher.close().await;
     lobbies.close().await;
     handle.stop().await;
