@@ -28,7 +28,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wro
     valid, 70 the broker refused the message itself, 72 unroutable: no lobby is there, 73 a file cannot be read or \
     written, 74 the broker did not take the message (nack), 75 not confirmed in time, some dead letters could not be \
     replayed, or the broker takes no messages now, 79 `topology check` found \
-    something wrong, 80 the recording has a gap. Of several messages the first that \
+    something wrong, 80 the recording has a gap, 81 confirmed but no receipt came in time, 82 receipts came and \
+    none says written. Of several messages the first that \
     failed decides.";
 
 /// Where the configuration comes from.

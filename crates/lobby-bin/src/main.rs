@@ -50,6 +50,7 @@ fn main() -> ExitCode {
 }
 
 /// Why the process ends, and with which code (see `cli::EXIT_CODES`).
+#[derive(Debug)]
 struct Failure {
     code: u8,
     error: anyhow::Error,
@@ -75,6 +76,8 @@ impl Failure {
     const CONFIG: u8 = 78;
     const TOPOLOGY: u8 = 79;
     const GAP: u8 = 80;
+    const NO_RECEIPT: u8 = 81;
+    const NOT_WRITTEN: u8 = 82;
 }
 
 impl From<ConfigError> for Failure {

@@ -117,6 +117,7 @@ scenarios! {
     "trace" SideBySide trace::trace,
     "publish-command" SideBySide publish_command::publish_command,
     "publish-command-lines" SideBySide publish_command::lines,
+    "publish-command-receipts" SideBySide publish_command::receipts,
     "explain-command" SideBySide recordings::explain_command,
     "tail-command" SideBySide recordings::tail_command,
     "record-replay" SideBySide recordings::record_replay,

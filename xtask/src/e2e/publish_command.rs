@@ -1,12 +1,16 @@
 //! `lobby publish`: what arrives, and one exit code for each thing that can go wrong.
 
-use anyhow::{Context as _, ensure};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 use super::addressing::received;
 use super::stage::Stage;
 use crate::amqp_wire::Connection;
 use crate::client::Transport;
+use crate::contract::check_receipt;
 use crate::lobby::{Finished, Setup};
 
 /// Publishes with these arguments and expects this exit code.
@@ -119,4 +123,79 @@ pub(super) async fn lines(stage: &Stage) -> anyhow::Result<()> {
     let sentinel = stage.notifier().await?.sentinel().await?;
     let wanted: Vec<_> = (0..304).map(numbered).collect();
     received(&mut client, &sentinel, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+/// The receipts of each message are shown, and what they say decides the exit code.
+pub(super) async fn receipts(stage: &Stage) -> anyhow::Result<()> {
+    let (here, there) = (stage.setup(), stage.setup().set("LOBBY_INSTANCE__NAME", "receipts-other"));
+    let (first, _second) = (stage.start(&here).await?, stage.start(&there).await?);
+    let mut client = stage.client(&first, Transport::Tcp, 42).await?;
+
+    let told =
+        publish(&here, &["--user", "42", "--message-id", "mine", "{\"n\":1}", "--receipt"], 0, "OVERFLOWED");
+    let told = told.await?.stdout;
+    let rows: Vec<Vec<_>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
+    let [confirmed, heads, row] = &rows[..] else { bail!("one receipt: {told}") };
+    ensure!(confirmed == &["confirmed", "mine"] && heads[..2] == ["LOBBY", "OUTCOME"], "{told}");
+    ensure!(row[..5] == [stage.instance(), "written", "1", "1", "0"], "{told}");
+
+    // Both lobbies answer, in any order: one wrote it, for the other the user is not connected.
+    let all = ["--user", "42", "--receipt", "all", "--answers", "2", "--wait", "30s", "--json", "{\"n\":2}"];
+    let told = publish(&here, &all, 0, "not_connected").await?;
+    let (message, by_lobby) = receipts_of(&told)?;
+    ensure!(message["outcome"] == "written" && message["message_id"].is_string(), "{message}");
+    let wanted = BTreeMap::from([
+        (stage.instance().to_owned(), "written".to_owned()),
+        ("receipts-other".to_owned(), "not_connected".to_owned()),
+    ]);
+    ensure!(by_lobby == wanted, "{by_lobby:?}");
+
+    // Nobody is connected: no receipt at all, or two that say so.
+    let alone = ["--user", "7", "--receipt", "written", "--wait", "300ms", "{}"];
+    publish(&here, &alone, 81, "no receipt came within 300ms").await?;
+    let alone = ["--user", "7", "--receipt", "all", "--answers", "2", "--wait", "30s", "--json", "{}"];
+    let (message, by_lobby) = receipts_of(&publish(&here, &alone, 82, "no lobby has written it").await?)?;
+    ensure!(
+        message["outcome"] == "not_written" && by_lobby.values().all(|said| said == "not_connected"),
+        "{message}"
+    );
+    publish(&here, &["--channel", "x", "{}", "--receipt"], 82, "dropped channel_reserved").await?;
+    publish(&here, &["--user", "42", "{}", "--wait", "1s"], 2, "--receipt").await?;
+    publish(&here, &["--user", "42", "--receipt", "none", "{}"], 2, "written, all").await?;
+
+    // In a file: in order, the first failure decides, and no message waits for the receipts of the one before it.
+    let lines: String =
+        (3..103).map(|n| json!({"user-id": 42, "body": {"n": n}}).to_string() + "\n").collect();
+    let nobody = json!({"user-id": 7, "body": {}}).to_string();
+    let typed = here.clone().input(format!("{lines}{nobody}\n"));
+    let start = Instant::now();
+    let many = ["--envelopes", "--receipt", "all", "--answers", "3", "--wait", "5s"];
+    let told = publish(&typed, &many, 82, "confirmed 101 of 101, written 100").await?;
+    ensure!(start.elapsed() < Duration::from_secs(250), "one waits for the other: {:?}", start.elapsed());
+    let mut rows = told.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    ensure!(rows.next().is_some_and(|heads| heads[..2] == ["LINE", "LOBBY"]), "{}", told.stdout);
+    for line in 1..=101 {
+        for _ in 0..2 {
+            let row = rows.next().with_context(|| format!("two receipts of line {line}"))?;
+            ensure!(row[0] == line.to_string(), "line {line}: {row:?}");
+        }
+    }
+    let sentinel = stage.notifier().await?.sentinel().await?;
+    let wanted: Vec<_> = (1..103).map(|n| format!("{{\"n\":{n}}}")).collect();
+    received(&mut client, &sentinel, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+/// The message's own line, and what each lobby's receipt says.
+fn receipts_of(told: &Finished) -> anyhow::Result<(Value, BTreeMap<String, String>)> {
+    let lines: Vec<Value> = told.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let (message, receipts) = lines.split_first().context("a line for the message")?;
+    let mut by_lobby = BTreeMap::new();
+    for line in receipts {
+        let receipt = &line["receipt"];
+        check_receipt(receipt.to_string().as_bytes())?;
+        let text = |key: &str| receipt[key].as_str().unwrap_or_default().to_owned();
+        ensure!(receipt["message_id"] == message["message_id"], "{line}");
+        by_lobby.insert(text("instance"), text("outcome"));
+    }
+    Ok((message.clone(), by_lobby))
 }

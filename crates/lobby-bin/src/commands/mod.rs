@@ -2,10 +2,12 @@
 
 mod dead_letters;
 mod explain;
+mod in_flight;
 mod input;
 mod listen;
 mod progress;
 mod publish;
+mod receipts;
 mod record;
 mod replay;
 mod sent;

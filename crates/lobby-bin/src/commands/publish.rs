@@ -4,15 +4,18 @@ use std::{borrow::Cow, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{ArgGroup, Args};
-use notify_amqp::{Publisher, PublisherConfig};
-use notify_protocol::{BuildError, Message, Notification, UserId, limits::DEFAULT_MAX_BODY_BYTES};
+use futures_util::{Stream, StreamExt, stream::BoxStream};
+use notify_amqp::{PublishError, Publisher, PublisherConfig, Receipted};
+use notify_protocol::{Address, BuildError, Message, Notification, UserId, limits::DEFAULT_MAX_BODY_BYTES};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
+    in_flight::{self, publish_lines},
     input::{self, Lines},
     invalid_message,
     progress::progress,
+    receipts::{ReceiptArgs, Wanted},
     run,
     sent::Sent,
 };
@@ -64,7 +67,9 @@ pub struct PublishArgs {
     /// How long one message may take, with connecting.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     timeout: Duration,
-    /// One JSON object for each message, on a line of its own.
+    #[command(flatten)]
+    receipts: ReceiptArgs,
+    /// One JSON object for each message and each receipt, on a line of its own.
     #[arg(long)]
     json: bool,
 }
@@ -77,9 +82,17 @@ pub fn publish(config: &Config, args: PublishArgs) -> Result<(), Failure> {
         return run(async {
             let publisher = open(config, args.timeout)?;
             let mut sent = Sent::new(args.json, true, progress("messages", Some(1)));
-            let outcome = publisher.publish(&message).await;
+            if let Some(wanted) = args.receipts.wanted() {
+                let outcome = with_receipts(&publisher, &message, wanted).await;
+                let outcome = match outcome {
+                    Ok(receipts) => Ok(receipts.await),
+                    Err(error) => Err(error),
+                };
+                sent.note_receipts(1, &outcome, &wanted)?;
+            } else {
+                sent.note(1, &publisher.publish(&message).await)?;
+            }
             publisher.close().await;
-            sent.note(1, &outcome)?;
             sent.finish()
         });
     }
@@ -91,22 +104,50 @@ pub fn publish(config: &Config, args: PublishArgs) -> Result<(), Failure> {
     run(async {
         let publisher = open(config, args.timeout)?;
         let mut sent = Sent::new(args.json, false, progress("messages", total));
-        let mut lines = lines.read_ahead();
-        while let Some(line) = lines.recv().await {
-            let (number, line) = line?;
-            match args.line(&line) {
-                Err(error) => sent.invalid(number, error)?,
-                // One after the other: what comes later must not overtake.
-                Ok(message) => {
-                    if !sent.note(number, &publisher.publish(&message).await)? {
-                        break;
-                    }
-                }
-            }
+        let (lines, read) = (lines.read_ahead(), |line: &[u8]| args.line(line));
+        if let Some(wanted) = args.receipts.wanted() {
+            let outcomes = |messages| answered(publisher.clone(), messages, wanted);
+            publish_lines(lines, read, outcomes, |number, outcome| match outcome {
+                Ok(outcome) => sent.note_receipts(number, &outcome, &wanted),
+                Err(failure) => sent.wrong(number, failure).map(|()| true),
+            })
+            .await?;
+        } else {
+            let outcomes = |messages| publisher.publish_stream(messages).into_stream();
+            publish_lines(lines, read, outcomes, |number, outcome| match outcome {
+                Ok(outcome) => sent.note(number, &outcome),
+                Err(failure) => sent.wrong(number, failure).map(|()| true),
+            })
+            .await?;
         }
         publisher.close().await;
         sent.finish()
     })
+}
+
+/// Publishes one; the second future collects what was wanted of it.
+async fn with_receipts(
+    publisher: &Publisher,
+    message: &Message,
+    wanted: Wanted,
+) -> Result<impl Future<Output = Receipted> + use<>, PublishError> {
+    let to_one = matches!(message.address(), Address::User(_));
+    let asked = publisher.publish_asking(message, wanted.scope).await?;
+    Ok(asked.receipts(wanted.enough(to_one), wanted.within))
+}
+
+/// Publishes one after the other, each when the former is confirmed; the receipts of many are waited for at a time.
+fn answered(
+    publisher: Publisher,
+    messages: BoxStream<'static, Message>,
+    wanted: Wanted,
+) -> impl Stream<Item = Result<Receipted, PublishError>> {
+    let asked = messages.then(move |message| {
+        let publisher = publisher.clone();
+        async move { with_receipts(&publisher, &message, wanted).await }
+    });
+    let receipts = |asked: Result<_, PublishError>| async { Ok(asked?.await) };
+    asked.map(receipts).buffered(in_flight::LINES)
 }
 
 /// A publisher to the configured exchange.
@@ -232,7 +273,6 @@ impl PublishArgs {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use notify_protocol::Address;
 
     use super::*;
 

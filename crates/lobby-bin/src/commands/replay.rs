@@ -101,7 +101,7 @@ fn publish(config: &Config, args: &ReplayArgs, count: u64) -> Result<(), Failure
             let message = match recorded(&line) {
                 Ok(recorded) => to_publish(recorded.message),
                 Err(error) => {
-                    sent.invalid(number, error)?;
+                    sent.wrong(number, invalid_message(error))?;
                     continue;
                 }
             };

@@ -4,9 +4,14 @@ use std::io::Write as _;
 
 use anyhow::anyhow;
 use indicatif::ProgressBar;
-use notify_amqp::{PublishError, Published};
+use notify_amqp::{PublishError, Published, Receipted};
+use notify_protocol::Receipt;
 use serde_json::json;
 
+use super::{
+    receipts::{self, Wanted},
+    table::Table,
+};
 use crate::{
     Failure, print,
     startup::{exit_code, told},
@@ -64,56 +69,134 @@ pub struct Sent {
     /// Whether there is one message only, which needs no number.
     single: bool,
     bar: ProgressBar,
+    /// Whether the heads of the receipts' table are printed.
+    headed: bool,
+    told: u64,
     confirmed: u64,
+    /// Messages that a lobby says it has written; counted when receipts are asked for.
+    written: Option<u64>,
     failed: u64,
     first: Option<Failure>,
 }
 
 impl Sent {
     pub fn new(json: bool, single: bool, bar: ProgressBar) -> Self {
-        Self { json, single, bar, confirmed: 0, failed: 0, first: None }
+        Self {
+            json,
+            single,
+            bar,
+            headed: false,
+            told: 0,
+            confirmed: 0,
+            written: None,
+            failed: 0,
+            first: None,
+        }
     }
 
     /// Notes the outcome of the message from line `number`; false when no further message needs to be tried.
     pub fn note(&mut self, number: u64, outcome: &Result<Published, PublishError>) -> Result<bool, Failure> {
-        self.bar.inc(1);
+        self.tick();
         match outcome {
-            Ok(published) => {
-                self.confirmed += 1;
-                let id = &published.message_id;
-                if self.json {
-                    let line = json!({"line": number, "outcome": "confirmed", "message_id": id, "attempts": published.attempts});
-                    self.show(&format!("{line}\n"))?;
-                } else if self.single {
-                    self.show(&format!("confirmed {id}\n"))?;
+            Ok(published) => self.confirm(number, "confirmed", published).map(|()| true),
+            Err(error) => self.refuse(number, error),
+        }
+    }
+
+    /// As [`Sent::note`], with the receipts that were `wanted`.
+    pub fn note_receipts(
+        &mut self,
+        number: u64,
+        outcome: &Result<Receipted, PublishError>,
+        wanted: &Wanted,
+    ) -> Result<bool, Failure> {
+        self.tick();
+        match outcome {
+            Ok(Receipted { published, receipts, .. }) => {
+                let (word, failure) = wanted.verdict(receipts);
+                self.confirm(number, word, published)?;
+                self.show_receipts(number, receipts)?;
+                *self.written.get_or_insert_default() += u64::from(failure.is_none());
+                if let Some(failure) = failure {
+                    self.count(number, word, failure);
                 }
                 Ok(true)
             }
-            Err(error) => {
-                self.fail(number, verdict(error).0, failure(error))?;
-                Ok(!is_for_all(error))
-            }
+            Err(error) => self.refuse(number, error),
         }
     }
 
-    /// Notes that line `number` is no message.
-    pub fn invalid(&mut self, number: u64, error: anyhow::Error) -> Result<(), Failure> {
+    /// Notes that line `number` is no message, or cannot be read.
+    pub fn wrong(&mut self, number: u64, failure: Failure) -> Result<(), Failure> {
+        self.tick();
+        let word = if failure.code == Failure::MESSAGE { "invalid" } else { "unreadable" };
+        self.fail(number, word, failure)
+    }
+
+    fn tick(&mut self) {
+        self.told += 1;
         self.bar.inc(1);
-        self.fail(number, "invalid", super::invalid_message(error))
+    }
+
+    fn confirm(&mut self, number: u64, word: &str, published: &Published) -> Result<(), Failure> {
+        self.confirmed += 1;
+        let id = &published.message_id;
+        if self.json {
+            let line =
+                json!({"line": number, "outcome": word, "message_id": id, "attempts": published.attempts});
+            self.show(&format!("{line}\n"))?;
+        } else if self.single {
+            self.show(&format!("confirmed {id}\n"))?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, number: u64, error: &PublishError) -> Result<bool, Failure> {
+        self.fail(number, verdict(error).0, failure(error))?;
+        Ok(!is_for_all(error))
+    }
+
+    fn show_receipts(&mut self, number: u64, receipts: &[Receipt]) -> Result<(), Failure> {
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        let text = if self.json {
+            receipts
+                .iter()
+                .map(|receipt| format!("{}\n", json!({"line": number, "receipt": receipt})))
+                .collect()
+        } else if self.single {
+            let mut table = Table::new(receipts::HEADS);
+            receipts.iter().for_each(|receipt| table.row(receipts::cells(receipt)));
+            table.to_string()
+        } else {
+            let heads = if std::mem::replace(&mut self.headed, true) {
+                String::new()
+            } else {
+                receipts::line_heads()
+            };
+            receipts.iter().fold(heads, |text, receipt| text + &receipts::line_row(number, receipt))
+        };
+        self.show(&text)
     }
 
     fn fail(&mut self, number: u64, outcome: &str, failure: Failure) -> Result<(), Failure> {
-        self.failed += 1;
-        let text = format!("{:#}", failure.error);
         if self.json {
+            let text = format!("{:#}", failure.error);
             self.show(&format!("{}\n", json!({"line": number, "outcome": outcome, "error": text})))?;
-        } else if !self.single && self.failed <= SHOWN {
+        }
+        self.count(number, outcome, failure);
+        Ok(())
+    }
+
+    fn count(&mut self, number: u64, outcome: &str, failure: Failure) {
+        self.failed += 1;
+        if !self.json && !self.single && self.failed <= SHOWN {
             self.bar.suspend(|| {
-                let _ = writeln!(std::io::stderr(), "lobby: line {number}: {outcome}: {text}");
+                let _ = writeln!(std::io::stderr(), "lobby: line {number}: {outcome}: {:#}", failure.error);
             });
         }
         self.first.get_or_insert(failure);
-        Ok(())
     }
 
     fn show(&self, text: &str) -> Result<(), Failure> {
@@ -124,7 +207,8 @@ impl Sent {
     pub fn finish(self) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         if !self.single && !self.json {
-            print(&format!("confirmed {} of {}\n", self.confirmed, self.confirmed + self.failed))?;
+            let written = self.written.map_or_else(String::new, |count| format!(", written {count}"));
+            print(&format!("confirmed {} of {}{written}\n", self.confirmed, self.told))?;
         }
         match self.first {
             None => Ok(()),
