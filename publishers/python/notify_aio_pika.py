@@ -6,6 +6,7 @@ Python from 3.9 on.
     async with Publisher("amqp://guest:guest@127.0.0.1:5672/%2f") as publisher:
         await publisher.publish(to_user(42, {"command": "notice", "style": "info", "text": "Your friend came online"}))
         await publisher.publish(broadcast({"command": "notice", "style": "info", "text": "Restart"}, expires=60))
+        message_id, receipts = await publisher.publish_with_receipts(to_user(42, {"command": "notice", "text": "hi"}))
 
 What a lobby would answer with silence is an `InvalidNotification` before anything is sent. `publish` returns when the
 broker has confirmed, and raises `Unroutable` where no lobby is bound. The AMQP *property* user-id (the broker's login
@@ -32,7 +33,20 @@ ROUTING_KEY = "request.client.notify"
 MAX_BODY_BYTES = 4_259_840  # a lobby's default: 4 MiB and 64 KiB
 MAX_EXPIRY_MS = 2**32 - 1  # the broker's: 49.7 days
 _TEXTS = ("message_id", "correlation_id", "app_id")
-_OPTIONS = {*_TEXTS, "expires", "priority", "timestamp", "traceparent"}
+_OPTIONS = {*_TEXTS, "expires", "headers", "priority", "timestamp", "traceparent"}
+MAX_HEADERS_BYTES = 64 * 1024
+_RECEIPT_HEADER = "x-lobby-receipt"
+_RECEIPT_QUEUE = {"x-max-length": 100_000}
+# In any spelling: lobbies would pass over `User-Id`, and what is meant for one player would reach everyone.
+_RESERVED = {
+    "userid": "address a player with to_user(…)",
+    "channel": "address a channel with to_channel(…)",
+    "traceparent": "use the option traceparent",
+    "xlobbyreceipt": "use publish_with_receipts(…)",
+    "cc": "the broker would route copies by it",
+    "bcc": "the broker would route copies by it",
+    "xlobbyundecodableheaders": "lobbies set it; choose another",
+}
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _MADE_HERE = object()
 
@@ -80,7 +94,7 @@ class Notification:
 
     @property
     def headers(self) -> dict:
-        """The headers as they are sent: `user-id`, or `channel`, or neither, and `traceparent`."""
+        """The headers as they are sent: `user-id`, or `channel`, or neither, then `traceparent` and your own."""
         return dict(self._headers)
 
 
@@ -101,8 +115,8 @@ def broadcast(body: Union[dict, RawJson], **options: Any) -> Notification:
     """To every player who is logged in.
 
     Options: `expires` (seconds in the broker's queue, until it is dropped), `priority` (0 to 255), `message_id` (a UUID
-    of version 7 unless given), `correlation_id`, `app_id`, `timestamp` (seconds since 1970; now unless given) and
-    `traceparent` (W3C).
+    of version 7 unless given), `correlation_id`, `app_id`, `timestamp` (seconds since 1970; now unless given),
+    `traceparent` (W3C) and `headers` (your own, which lobbies pass over: texts, integers and booleans by name).
     """
     return _notification({}, body, options)
 
@@ -133,6 +147,7 @@ def _notification(headers: dict, body: Union[dict, RawJson], options: dict) -> N
         if not isinstance(text, str) or not _TRACEPARENT.fullmatch(text):
             raise InvalidNotification(f"traceparent is {_shown(text)}; expected 00-<32 hex>-<16 hex>-<2 hex>")
         headers["traceparent"] = text
+    headers.update(_checked_headers(given.get("headers", {})))
     return Notification(_MADE_HERE, headers, _checked_body(body), properties)
 
 
@@ -140,6 +155,48 @@ def _checked_user_id(value: Any) -> int:
     if value is None:
         raise InvalidNotification("user id is None, which would reach every player; mean it with broadcast(…)")
     return _integer("user id", value, -(2**63), 2**63 - 1)
+
+
+def _checked_headers(headers: Any) -> dict:
+    if not isinstance(headers, dict):
+        raise InvalidNotification(f"headers is {_shown(headers)}; give a dict")
+    size = 0
+    for name, value in headers.items():
+        length = len(_utf8("header name", name))
+        if not 1 <= length <= 255:
+            raise InvalidNotification(f"header name of {length} bytes; give 1 to 255")
+        instead = _RESERVED.get(re.sub("[^a-z0-9]", "", name.lower()))
+        if instead is not None:
+            raise InvalidNotification(f"header {_shown(name)} means something; {instead}")
+        if isinstance(value, str):
+            size += len(_utf8(f"header {name}", value))
+        elif not isinstance(value, bool):
+            if not isinstance(value, int):
+                raise InvalidNotification(f"header {name} is {_shown(value)}; give a str, an int or a bool")
+            _integer(f"header {name}", value, -(2**63), 2**63 - 1)
+        size += length + 10
+    if size > MAX_HEADERS_BYTES:
+        raise InvalidNotification(f"headers are {size} bytes, limit {MAX_HEADERS_BYTES}; put it into the body")
+    return headers
+
+
+def _receipt_wait(notification: Notification, scope: Any, answers: Any, wait: Any) -> tuple[float, float]:
+    """How many receipts are enough, and for how many seconds they are waited for."""
+    if scope not in ("written-only", "all"):
+        raise InvalidNotification(f"scope is {_shown(scope)}; give 'written-only' or 'all'")
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait <= 3600:
+        raise InvalidNotification(f"wait is {_shown(wait)}; give seconds, 0 to 3600")
+    if answers is not None:
+        return _integer("answers", answers, 1, 1_000_000), wait
+    return (1 if scope == "written-only" and "user-id" in notification._headers else math.inf), wait
+
+
+def _receipt_of(body: bytes) -> Optional[dict]:
+    try:
+        receipt = json.loads(body)
+    except ValueError:
+        return None
+    return receipt if isinstance(receipt, dict) else None
 
 
 def _checked_body(body: Any) -> bytes:
@@ -222,6 +279,8 @@ class Publisher:
         self._connection: Optional[aio_pika.abc.AbstractConnection] = None
         self._open: Optional[aio_pika.abc.AbstractChannel] = None
         self._opening = asyncio.Lock()
+        self._replies: Optional[aio_pika.abc.AbstractQueue] = None
+        self._asked: dict[str, list[asyncio.Queue]] = {}  # who waits for receipts, by message id
 
     async def __aenter__(self) -> Publisher:
         return self
@@ -238,13 +297,72 @@ class Publisher:
     async def publish(self, notification: Notification) -> str:
         """Returns the message id once the broker has confirmed. Raises `Unroutable`, `Nacked` or `Unconfirmed`; before
         anything is sent `InvalidNotification`, or `OSError` (a `ConnectionError`) where there is no broker."""
+        self._check(notification)
+        return await self._send(notification, notification.headers, notification.properties)
+
+    async def publish_with_receipts(
+        self, notification: Notification, scope: str = "written-only", answers: Optional[int] = None, wait: float = 2
+    ) -> tuple[str, list[dict]]:
+        """As `publish`, and returns the lobbies' receipts too: dicts with `instance`, `outcome` ("written",
+        "not_connected", "dropped", "overflowed", "disconnected"), `sessions_written` and more, see docs/receipts.md.
+
+        `scope` "written-only" asks the lobbies where somebody is addressed, "all" every lobby. It waits for `answers`
+        receipts; unless given, for the first where one user is asked about with "written-only", else for all that come
+        within `wait` seconds (0 to 3600) of the broker's confirm. A receipt may be lost: a missing one proves nothing,
+        and is no error. Raises what `publish` raises, and `NotPublished` where no queue for receipts can be had."""
+        self._check(notification)
+        enough, wait = _receipt_wait(notification, scope, answers, wait)
+        message_id = notification.properties["message_id"]
+        reply = {"correlation_id": message_id, **notification.properties, "reply_to": await self._receipt_queue()}
+        came: asyncio.Queue = asyncio.Queue()
+        self._asked.setdefault(message_id, []).append(came)
+        try:
+            await self._send(notification, {**notification.headers, _RECEIPT_HEADER: scope}, reply)
+            receipts: list[dict] = []
+            end = time.monotonic() + wait
+            while len(receipts) < enough:
+                try:
+                    receipts.append(await asyncio.wait_for(came.get(), max(0, end - time.monotonic())))
+                except asyncio.TimeoutError:
+                    break
+            return message_id, receipts
+        finally:
+            several = self._asked[message_id]
+            several.remove(came)
+            if not several:
+                del self._asked[message_id]
+
+    async def _receipt_queue(self) -> str:
+        """The queue for receipts, which goes with the channel."""
+        channel = await self._channel()
+        async with self._opening:
+            if self._replies is None or self._replies.channel is not channel:
+                try:
+                    queue = await channel.declare_queue(
+                        exclusive=True, auto_delete=True, arguments=_RECEIPT_QUEUE, timeout=self._timeout
+                    )
+                    await queue.consume(self._on_receipt, no_ack=True, timeout=self._timeout)
+                except (AMQPError, OSError, asyncio.TimeoutError) as error:
+                    raise NotPublished(f"nothing was sent: no queue for receipts: {error!r}") from error
+                self._replies = queue
+            return self._replies.name
+
+    async def _on_receipt(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        receipt = _receipt_of(message.body)
+        for came in self._asked.get((receipt or {}).get("message_id") or "", []):
+            came.put_nowait(receipt)
+
+    @staticmethod
+    def _check(notification: Any) -> None:
         if not isinstance(notification, Notification):
             raise InvalidNotification(f"publish got {_shown(notification)}; give it what to_user(…) returns")
+
+    async def _send(self, notification: Notification, headers: dict, given: dict) -> str:
         channel = await self._channel()
-        properties = dict(notification.properties)
+        properties = dict(given)
         if "expiration" in properties:  # aio-pika counts seconds and cuts; half a millisecond keeps it from losing one
             properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
-        message = aio_pika.Message(notification.body, headers=notification.headers, **properties)
+        message = aio_pika.Message(notification.body, headers=headers, **properties)
         exchange = await channel.get_exchange(self._exchange, ensure=False)
         try:
             await exchange.publish(message, ROUTING_KEY, mandatory=True, timeout=self._timeout)

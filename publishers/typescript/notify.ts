@@ -6,6 +6,7 @@
  *     const publisher = new Publisher("amqp://guest:guest@127.0.0.1:5672/%2f");
  *     await publisher.publish(toUser(42, { command: "notice", style: "info", text: "Your friend came online" }));
  *     await publisher.publish(broadcast({ command: "notice", style: "info", text: "Restart" }, { expires: 60 }));
+ *     const { receipts } = await publisher.publishWithReceipts(toUser(42, { command: "notice", text: "hi" }));
  *     await publisher.close();
  *
  * What a lobby would answer with silence is an `InvalidNotification` before anything is sent. `publish` resolves when
@@ -19,6 +20,20 @@ export const EXCHANGE = "faf-lobby";
 export const ROUTING_KEY = "request.client.notify";
 /** A lobby's default: 4 MiB and 64 KiB. */
 export const MAX_BODY_BYTES = 4_259_840;
+const MAX_HEADERS_BYTES = 64 * 1024;
+const RECEIPT_HEADER = "x-lobby-receipt";
+/** Receipts that may wait in the queue for them. */
+const MAX_RECEIPTS = 100_000;
+/** In any spelling: lobbies would pass over `User-Id`, and what is meant for one player would reach everyone. */
+const RESERVED = new Map([
+  ["userid", "address a player with toUser(…)"],
+  ["channel", "address a channel with toChannel(…)"],
+  ["traceparent", "use the option traceparent"],
+  ["xlobbyreceipt", "use publishWithReceipts(…)"],
+  ["cc", "the broker would route copies by it"],
+  ["bcc", "the broker would route copies by it"],
+  ["xlobbyundecodableheaders", "lobbies set it; choose another"],
+]);
 /** The broker's: 49.7 days. */
 const MAX_EXPIRY_MS = 2 ** 32 - 1;
 const MAX_TIMESTAMP = 253_402_300_799;
@@ -72,9 +87,34 @@ export interface Options {
   timestamp?: number;
   /** The W3C trace context. */
   traceparent?: string;
+  /** Your own headers, which lobbies pass over. Numbers are integers. */
+  headers?: Record<string, string | number | boolean>;
 }
 
-const OPTIONS = ["expires", "priority", "messageId", "correlationId", "appId", "timestamp", "traceparent"];
+const OPTIONS = ["expires", "priority", "messageId", "correlationId", "appId", "timestamp", "traceparent", "headers"];
+
+/** Which receipts to ask for, and how long to wait for them. */
+export interface Wait {
+  /** "written-only" (unless given): the lobbies where somebody is addressed; "all": every lobby. */
+  scope?: "written-only" | "all";
+  /** So many are enough. Unless given: the first for one user with "written-only", else all that come in time. */
+  answers?: number;
+  /** Seconds from the broker's confirm, 0 to 3600; 2 unless given. */
+  wait?: number;
+}
+
+/** What became of a message on one lobby; see docs/receipts.md. */
+export interface Receipt {
+  instance: string;
+  message_id: string | null;
+  /** "written", "not_connected", "dropped", "overflowed", "disconnected", or a word of a later lobby. */
+  outcome: string;
+  reason?: string;
+  sessions_matched: number;
+  sessions_written: number;
+  sessions_overflowed: number;
+  micros: number;
+}
 
 /** A body as written, which players get byte for byte: one UTF-8 JSON object. */
 export class RawJson {
@@ -148,6 +188,7 @@ function notification(headers: Record<string, unknown>, body: unknown, options: 
     }
     headers.traceparent = traceparent;
   }
+  if (options.headers !== undefined) Object.assign(headers, checkedHeaders(options.headers));
   return new Notification(MADE_HERE, Object.freeze(headers), checkedBody(body), Object.freeze(properties));
 }
 
@@ -166,6 +207,30 @@ function checkedUserId(value: unknown): bigint {
     throw new InvalidNotification(`user id is ${shown(value)}; give -2^63 to 2^63-1`);
   }
   return id;
+}
+
+function checkedHeaders(headers: unknown): Record<string, unknown> {
+  if (typeof headers !== "object" || headers === null || Array.isArray(headers) || headers instanceof Map) {
+    throw new InvalidNotification(`headers is ${shown(headers)}; give an object`);
+  }
+  let size = 0;
+  const checked: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(headers)) {
+    const length = Buffer.byteLength(checkedText("header name", name));
+    if (length < 1 || length > 255) throw new InvalidNotification(`header name of ${length} bytes; give 1 to 255`);
+    const instead = RESERVED.get(name.toLowerCase().replace(/[^a-z0-9]/g, ""));
+    if (instead) throw new InvalidNotification(`header ${shown(name)} means something; ${instead}`);
+    if (typeof value === "string") size += Buffer.byteLength(checkedText(`header ${name}`, value));
+    else if (typeof value !== "boolean" && !Number.isSafeInteger(value)) {
+      throw new InvalidNotification(`header ${name} is ${shown(value)}; give a string, an integer or a boolean`);
+    }
+    size += length + 10;
+    checked[name] = value;
+  }
+  if (size > MAX_HEADERS_BYTES) {
+    throw new InvalidNotification(`headers are ${size} bytes, limit ${MAX_HEADERS_BYTES}; put it into the body`);
+  }
+  return checked;
 }
 
 function checkedBody(body: unknown): Buffer {
@@ -262,11 +327,30 @@ function shown(value: unknown): string {
   return `${typeof value} ${text.length <= 64 ? text : `${text.slice(0, 64)}…`}`;
 }
 
+function checkMade(notification: unknown): void {
+  if (!(notification instanceof Notification)) {
+    throw new InvalidNotification(`publish got ${shown(notification)}; give it what toUser(…) returns`);
+  }
+}
+
+function receiptOf(body: Buffer): Receipt | undefined {
+  try {
+    const receipt: unknown = JSON.parse(body.toString());
+    return typeof receipt === "object" && receipt !== null ? (receipt as Receipt) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 interface Open {
   connection: ChannelModel;
   channel: ConfirmChannel;
   /** What waits for its confirm, oldest first. */
   pending: Set<Pending>;
+  /** The queue for receipts, once somebody has asked for some. */
+  replyTo?: Promise<string>;
+  /** Who waits for receipts, by message id. */
+  asked: Map<string, Set<(receipt: Receipt) => void>>;
 }
 
 interface Pending {
@@ -306,11 +390,88 @@ export class Publisher {
    * before anything is sent with `InvalidNotification`, or with amqplib's error where there is no broker.
    */
   async publish(notification: Notification): Promise<string> {
-    if (!(notification instanceof Notification)) {
-      throw new InvalidNotification(`publish got ${shown(notification)}; give it what toUser(…) returns`);
+    checkMade(notification);
+    await this.#send(await this.#connected(), notification, notification.headers, notification.properties);
+    return notification.properties.messageId;
+  }
+
+  /**
+   * As `publish`, and resolves to the lobbies' receipts too. A receipt may be lost: a missing one proves nothing, and is
+   * no error. Rejects as `publish` does, and with `NotPublished` where no queue for receipts can be had.
+   */
+  async publishWithReceipts(
+    notification: Notification,
+    { scope = "written-only", answers, wait = 2 }: Wait = {},
+  ): Promise<{ messageId: string; receipts: Receipt[] }> {
+    checkMade(notification);
+    if (scope !== "written-only" && scope !== "all") {
+      throw new InvalidNotification(`scope is ${shown(scope)}; give "written-only" or "all"`);
     }
-    const { channel, pending } = await this.#connected();
+    if (typeof wait !== "number" || !(wait >= 0 && wait <= 3600)) {
+      throw new InvalidNotification(`wait is ${shown(wait)}; give seconds, 0 to 3600`);
+    }
+    if (answers !== undefined && (!Number.isSafeInteger(answers) || answers < 1)) {
+      throw new InvalidNotification(`answers is ${shown(answers)}; give an integer from 1 on`);
+    }
+    const first = scope === "written-only" && "user-id" in notification.headers;
+    const enough = answers ?? (first ? 1 : Infinity);
+    const open = await this.#connected();
+    const replyTo = await this.#receiptQueue(open);
     const { messageId } = notification.properties;
+    const receipts: Receipt[] = [];
+    let complete = () => {};
+    const came = (receipt: Receipt) => {
+      if (receipts.length < enough) receipts.push(receipt);
+      if (receipts.length >= enough) complete();
+    };
+    const waiting = open.asked.get(messageId) ?? new Set();
+    open.asked.set(messageId, waiting.add(came));
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      const headers = { ...notification.headers, [RECEIPT_HEADER]: scope };
+      await this.#send(open, notification, headers, { correlationId: messageId, ...notification.properties, replyTo });
+      await new Promise<void>((resolve) => {
+        complete = resolve;
+        if (receipts.length >= enough) resolve();
+        else timer = setTimeout(resolve, wait * 1000);
+      });
+    } finally {
+      clearTimeout(timer);
+      waiting.delete(came);
+      if (waiting.size === 0) open.asked.delete(messageId);
+    }
+    return { messageId, receipts };
+  }
+
+  /** The queue for receipts, which goes with the channel. */
+  async #receiptQueue(open: Open): Promise<string> {
+    const { channel, asked } = open;
+    const declare = async (): Promise<string> => {
+      const options = { exclusive: true, autoDelete: true, arguments: { "x-max-length": MAX_RECEIPTS } };
+      const { queue } = await channel.assertQueue("", options);
+      const take = (message: Message | null) => {
+        const receipt = message && receiptOf(message.content);
+        for (const came of asked.get(receipt?.message_id ?? "") ?? []) came(receipt as Receipt);
+      };
+      await channel.consume(queue, take, { noAck: true });
+      return queue;
+    };
+    open.replyTo ??= within(this.#timeoutMs, "declaring the queue for receipts", declare());
+    try {
+      return await open.replyTo;
+    } catch (error) {
+      delete open.replyTo;
+      throw new NotPublished(`nothing was sent: no queue for receipts: ${(error as Error).message}`);
+    }
+  }
+
+  async #send(
+    { channel, pending }: Open,
+    notification: Notification,
+    headers: object,
+    properties: Notification["properties"],
+  ): Promise<void> {
+    const { messageId } = properties;
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(
         () => entry.settle(new Unconfirmed(`no confirm within ${this.#timeoutMs} ms`)),
@@ -327,7 +488,7 @@ export class Publisher {
         },
       };
       pending.add(entry);
-      const options = { ...notification.properties, headers: { ...notification.headers }, mandatory: true };
+      const options = { ...properties, headers: { ...headers }, mandatory: true };
       try {
         channel.publish(this.#exchange, ROUTING_KEY, notification.body, options, (refused: unknown) => {
           // Any other error is that of a channel that ends: what settles it follows, with the cause.
@@ -340,7 +501,6 @@ export class Publisher {
         entry.settle(new Unconfirmed(`the connection is lost: ${(error as Error).message}`));
       }
     });
-    return messageId;
   }
 
   /** Closes the connection, if there is one. */
@@ -394,6 +554,6 @@ export class Publisher {
       }
       connection.close().catch(() => {});
     });
-    return { connection, channel, pending };
+    return { connection, channel, pending, asked: new Map() };
   }
 }

@@ -22,6 +22,8 @@ impl WrittenProperties {
     pub(crate) const CONTENT_ENCODING: u16 = 1 << 14;
     pub(crate) const HEADERS: u16 = 1 << 13;
     pub(crate) const DELIVERY_MODE: u16 = 1 << 12;
+    pub(crate) const CORRELATION_ID: u16 = 1 << 10;
+    pub(crate) const REPLY_TO: u16 = 1 << 9;
     pub(crate) const MESSAGE_ID: u16 = 1 << 7;
     pub(crate) const TIMESTAMP: u16 = 1 << 6;
     pub(crate) const USER_ID: u16 = 1 << 4;

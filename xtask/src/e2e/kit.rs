@@ -8,6 +8,7 @@ mod call;
 mod language;
 mod mistakes;
 mod program;
+mod receipts;
 
 use anyhow::{Context as _, ensure};
 use notify_protocol::NOTIFY_ROUTING_KEY;
@@ -95,6 +96,9 @@ async fn scene(
     for (user, client) in &mut audience {
         received(*user, client, &sent, &sentinel).await?;
     }
+    let mut program = start()?;
+    receipts::told(stage, language, &mut program, &ear, &queue).await?;
+    program.end().await?;
     let refused = |what: fn(&Call) -> bool| calls.iter().filter(|call| what(call)).count();
     let mistakes = refused(|call| call.is_mistake);
     let vectors = calls.len() - mistakes;

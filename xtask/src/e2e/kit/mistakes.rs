@@ -40,7 +40,49 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "headers as an option",
         r#"broadcast({}, headers={"user-id": 42})"#,
         r#"broadcast({}, {headers: {"user-id": 42}})"#,
-        "option",
+        "address a player",
+    ),
+    (
+        "the header in another spelling",
+        r#"broadcast({}, headers={"User_Id": 42})"#,
+        r#"broadcast({}, {headers: {"User_Id": 42}})"#,
+        "address a player",
+    ),
+    (
+        "a header that routes copies",
+        r#"broadcast({}, headers={"CC": "x"})"#,
+        r#"broadcast({}, {headers: {"CC": "x"}})"#,
+        "means something",
+    ),
+    (
+        "a header of nothing",
+        r#"broadcast({}, headers={"x": None})"#,
+        "broadcast({}, {headers: {x: null}})",
+        "header x is",
+    ),
+    (
+        "a float in a header",
+        r#"broadcast({}, headers={"x": 0.5})"#,
+        "broadcast({}, {headers: {x: 0.5}})",
+        "header x is",
+    ),
+    (
+        "a list of headers",
+        r#"broadcast({}, headers=["x"])"#,
+        r#"broadcast({}, {headers: ["x"]})"#,
+        "headers is",
+    ),
+    (
+        "a long header name",
+        r#"broadcast({}, headers={"x" * 256: 1})"#,
+        r#"broadcast({}, {headers: {["x".repeat(256)]: 1}})"#,
+        "1 to 255",
+    ),
+    (
+        "headers over the limit",
+        r#"broadcast({}, headers={"x": "x" * 65_536})"#,
+        r#"broadcast({}, {headers: {x: "x".repeat(65_536)}})"#,
+        "limit",
     ),
     ("no channel", "to_channel(None, {})", "toChannel(undefined, {})", "channel is"),
     ("a number for a channel", "to_channel(7, {})", "toChannel(7, {})", "channel is"),
@@ -147,6 +189,20 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "to",
     ),
     ("no notification at all", r#"{"user-id": 42}"#, r#"{"user-id": 42}"#, "publish got"),
+    ("receipts for no notification", "asking({})", "asking({}, {})", "publish got"),
+    (
+        "receipts from some",
+        r#"asking(broadcast({}), scope="some")"#,
+        r#"asking(broadcast({}), {scope: "some"})"#,
+        "scope is",
+    ),
+    ("no answers", "asking(broadcast({}), answers=0)", "asking(broadcast({}), {answers: 0})", "answers is"),
+    (
+        "a wait for ever",
+        r#"asking(broadcast({}), wait=float("inf"))"#,
+        "asking(broadcast({}), {wait: Infinity})",
+        "wait is",
+    ),
 ];
 
 /// Those that the language has: name, expression, what the error names.
