@@ -27,7 +27,7 @@ use tracing::warn;
 
 /// The property `type` of a receipt.
 const KIND: &str = "lobby.receipt";
-/// After a receipt that could not be sent: what stands in the queue would fail too.
+/// After receipts that could not be sent: what stands in the queue would fail too.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of receipts.
@@ -173,7 +173,15 @@ pub async fn send(
     });
     let mut log_gate = LogGate::new(1);
     let mut outcomes = publisher.send_replies(source);
-    while let Some(outcome) = outcomes.next().await {
+    let mut failed = false;
+    loop {
+        let told = if failed { outcomes.try_next() } else { None };
+        if told.is_none() && std::mem::take(&mut failed) {
+            // One at a time would cost a connection each; one pause for all that failed together, or receipts expire.
+            let _ = timeout(PAUSE, last_call.cancelled()).await;
+        }
+        let outcome = if told.is_some() { told } else { outcomes.next().await };
+        let Some(outcome) = outcome else { break };
         counts.pending.fetch_sub(1, Relaxed);
         let Err(error) = outcome else {
             counts.sent.fetch_add(1, Relaxed);
@@ -189,8 +197,7 @@ pub async fn send(
             };
             warn!(%error, suppressed, hint, "receipt not sent");
         }
-        // One at a time would cost a connection each.
-        let _ = timeout(PAUSE, last_call.cancelled()).await;
+        failed = true;
     }
     drop(outcomes);
     publisher.close().await;
@@ -200,6 +207,8 @@ pub async fn send(
 
 #[cfg(test)]
 mod tests {
+    use notify_amqp::{BrokerConfig, BrokerUrl, PublisherConfig};
+
     use super::*;
 
     const TOOK: Duration = Duration::from_micros(1_500);
@@ -273,5 +282,23 @@ mod tests {
         }
         assert_eq!((counts.pending.load(Relaxed), counts.queue_full.load(Relaxed)), (2, 3));
         assert!(waiting.try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn receipts_that_fail_together_cost_one_pause() {
+        const MANY: usize = 20;
+        // Nobody listens there.
+        let broker =
+            BrokerConfig::new(BrokerUrl::parse("amqp://guest:guest@127.0.0.1:1/").expect("a URL"), "test");
+        let publisher = Publisher::new(PublisherConfig::new(broker, "e")).expect("a publisher");
+        let (desk, waiting, counts) = desk(MANY);
+        for _ in 0..MANY {
+            asked(&desk, ReceiptScope::All).dropped("non_json");
+        }
+        drop(desk);
+        let start = Instant::now();
+        send(publisher, waiting, counts.clone(), CancellationToken::new()).await;
+        assert_eq!(counts.failed.load(Relaxed), MANY as u64);
+        assert!(start.elapsed() < PAUSE * MANY as u32 / 2, "{:?}", start.elapsed());
     }
 }

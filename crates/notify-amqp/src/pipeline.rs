@@ -29,11 +29,13 @@ use tracing::debug;
 use crate::{
     backoff::{Backoff, BackoffPolicy},
     channel_pool::ChannelManager,
+    deadline,
     observer::Publishing,
     outgoing::Outgoing,
     publish_error::{PublishError, PublishStage},
     publisher::{Published, Publisher},
     returns::{Confirmed, Returned, Returns, Verdict},
+    slot::{Absence, Slot, State},
 };
 
 /// How often a blocked connection is looked at.
@@ -48,43 +50,22 @@ type UnderWay = BoxFuture<'static, (u64, Arc<Outgoing>, Result<Confirmation, lap
 pub(crate) struct Pipeline<S> {
     publisher: Publisher,
     source: Fuse<Pin<Box<S>>>,
-    /// Messages under way at most; as many more may be settled and not yet told.
+    /// Messages that were taken and have no outcome at most; as many more may be settled and not yet told.
     window: usize,
     /// In the source's order.
     slots: VecDeque<Slot>,
     /// The serial of the first slot.
     first: u64,
+    /// Slots without an outcome.
+    open: usize,
+    /// Time that the caller takes is not the messages'.
+    absence: Absence,
     channel: Option<managed::Object<ChannelManager>>,
     under_way: FuturesUnordered<UnderWay>,
     returns: Returns,
     backoff: Backoff,
     /// So many of the next messages are sent one by one: the broker refused one of them and did not say which.
     suspects: usize,
-}
-
-/// One message, from the source to its outcome.
-struct Slot {
-    outgoing: Option<Arc<Outgoing>>,
-    taken_at: Instant,
-    /// Times that it was sent, or that there was no channel to send it on.
-    attempts: u32,
-    state: State,
-}
-
-enum State {
-    Waiting,
-    Sent,
-    Settled(Outcome),
-}
-
-impl Slot {
-    fn waits(&self) -> bool {
-        matches!(self.state, State::Waiting)
-    }
-
-    fn is_settled(&self) -> bool {
-        matches!(self.state, State::Settled(_))
-    }
 }
 
 impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
@@ -95,6 +76,8 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
             window: window.max(1),
             slots: VecDeque::new(),
             first: 0,
+            open: 0,
+            absence: Absence::default(),
             channel: None,
             under_way: FuturesUnordered::new(),
             returns: Returns::default(),
@@ -103,20 +86,30 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         }
     }
 
-    /// The outcome of the next message; `None` after the last one.
+    /// The outcome of the next message; `None` after the last one. Waits for nothing where it is known already.
     pub(crate) async fn next(&mut self) -> Option<Outcome> {
+        self.absence.end(Instant::now());
+        Present(self).0.drive().await
+    }
+
+    /// The outcome of the next message if it is known already. Sends nothing.
+    pub(crate) fn try_next(&mut self) -> Option<Outcome> {
+        let settled = self.slots.pop_front_if(|slot| slot.is_settled())?;
+        let State::Settled(outcome) = settled.state else { return None };
+        self.first += 1;
+        Some(outcome)
+    }
+
+    async fn drive(&mut self) -> Option<Outcome> {
         loop {
             let waits = self.slots.front().is_none_or(|slot| !slot.is_settled());
-            // While the caller reads outcomes, what is under way must not run dry.
+            // While the caller reads outcomes, what is under way must not run dry; it does not wait for a channel.
             let runs_dry = self.under_way.len() <= self.window / 2 && self.slots.len() <= self.window;
-            if waits || runs_dry {
+            if waits || (runs_dry && self.has_channel()) {
                 self.fill();
                 self.send().await;
             }
-            if self.slots.front().is_some_and(Slot::is_settled)
-                && let Some(Slot { state: State::Settled(outcome), .. }) = self.slots.pop_front()
-            {
-                self.first += 1;
+            if let Some(outcome) = self.try_next() {
                 return Some(outcome);
             }
             if self.slots.is_empty() && self.source.is_done() {
@@ -131,7 +124,8 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         }
     }
 
-    /// Takes what the source has, as far as there is room.
+    /// Takes what the source has, as far as there is room: no more than can be sent now, for a message's time begins
+    /// when it is taken.
     fn fill(&mut self) {
         while self.has_room()
             && let Some(Some(outgoing)) = self.source.next().now_or_never()
@@ -141,22 +135,23 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
     }
 
     fn has_room(&self) -> bool {
-        !self.source.is_done() && self.slots.len() < 2 * self.window
+        !self.source.is_done() && self.open < self.window && self.slots.len() < 2 * self.window
     }
 
     fn take(&mut self, outgoing: Result<Outgoing, PublishError>) {
-        let slot = |outgoing, state| Slot { outgoing, taken_at: Instant::now(), attempts: 0, state };
+        let now = Instant::now();
         self.slots.push_back(match outgoing {
             Ok(outgoing) => {
                 if let Some(observer) = &self.publisher.config().observer {
                     observer.before_publish(&publishing(&outgoing));
                 }
-                slot(Some(Arc::new(outgoing)), State::Waiting)
+                self.open += 1;
+                Slot::waiting(outgoing, now, &self.absence)
             }
             Err(error) => {
                 let outcome = Err(error);
                 self.publisher.counters().count(&outcome);
-                slot(None, State::Settled(outcome))
+                Slot::settled(outcome, now, &self.absence)
             }
         });
     }
@@ -180,9 +175,10 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
             let (State::Waiting, Some(outgoing)) = (&slot.state, &slot.outgoing) else { continue };
             channel.busy = true; // stays so if the pipeline is dropped: the pool then discards the channel
             slot.state = State::Sent;
-            if slot.attempts > 0 {
+            if slot.sent > 0 {
                 self.publisher.counters().resent.add(1);
             }
+            slot.sent += 1;
             slot.attempts += 1;
             let mut sending = under_way(self.first + index as u64, outgoing.clone(), lapin.clone());
             // The first poll hands the frames to lapin: here, so that they go in order.
@@ -196,7 +192,7 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
 
     /// Has a channel, or gets one within the time of the first message. Failures are noted on the slots.
     async fn connect(&mut self) -> bool {
-        if self.channel.as_ref().is_some_and(|channel| channel.is_open()) {
+        if self.has_channel() {
             return true;
         }
         if !self.under_way.is_empty() {
@@ -206,6 +202,7 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         let deadline = self.deadline().unwrap_or_else(Instant::now);
         match timeout_at(deadline.into(), self.publisher.channel()).await {
             Ok(Ok(channel)) => {
+                self.backoff.succeeded(Instant::now());
                 self.channel = Some(channel);
                 true
             }
@@ -219,6 +216,10 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
             }
             Err(_) => false,
         }
+    }
+
+    fn has_channel(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.is_open())
     }
 
     /// Settles what is not worth another attempt after `error`, and makes the rest wait again.
@@ -251,7 +252,9 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
     /// When the first message without an outcome is out of time.
     fn deadline(&self) -> Option<Instant> {
         let first = self.slots.iter().find(|slot| !slot.is_settled())?;
-        Some(first.taken_at + self.publisher.config().publish_timeout)
+        let now = Instant::now();
+        let left = self.publisher.config().publish_timeout.saturating_sub(first.age(now, &self.absence));
+        Some(deadline::after(now, left))
     }
 
     /// Waits until something happens, and notes it.
@@ -299,7 +302,7 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
                 Verdict::Taken => {
                     let slot = &self.slots[index];
                     let id = slot.outgoing.as_ref().map(|outgoing| outgoing.id.to_string());
-                    Ok(Published { message_id: id.unwrap_or_default(), attempts: slot.attempts })
+                    Ok(Published { message_id: id.unwrap_or_default(), attempts: slot.sent })
                 }
                 Verdict::Unroutable { code, text } => Err(PublishError::Unroutable { code, text }),
                 Verdict::Nacked => Err(PublishError::Nacked),
@@ -317,12 +320,12 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
     async fn lose_channel(&mut self, error: &PublishError) {
         self.under_way = FuturesUnordered::new();
         self.returns = Returns::default();
-        let sent = self.slots.iter().filter(|slot| matches!(slot.state, State::Sent)).count();
+        let sent = self.slots.iter().filter(|slot| slot.is_sent()).count();
         let deadline = self.deadline();
         if matches!(error, PublishError::Refused { .. }) && sent > 1 {
             // One of them is to blame: alone, it gets the blame, and the others pass.
             self.suspects = sent;
-            for slot in self.slots.iter_mut().filter(|slot| matches!(slot.state, State::Sent)) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.is_sent()) {
                 slot.state = State::Waiting;
                 slot.attempts -= 1;
             }
@@ -344,14 +347,14 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         let after = self.publisher.config().publish_timeout;
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
-            if slot.is_settled() || slot.taken_at + after > now {
+            if slot.is_settled() || slot.age(now, &self.absence) < after {
                 continue;
             }
             let blocked = match &self.channel {
                 Some(channel) => channel.is_blocked(),
                 None => self.publisher.pool().is_blocked(),
             };
-            let stage = match (matches!(slot.state, State::Sent), blocked) {
+            let stage = match (slot.is_sent(), blocked) {
                 (true, true) => PublishStage::ConfirmingBlocked,
                 (true, false) => PublishStage::Confirming,
                 (false, true) => PublishStage::Blocked,
@@ -370,9 +373,19 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         self.publisher.counters().count(&outcome);
         let slot = &mut self.slots[index];
         if let (Some(observer), Some(outgoing)) = (&self.publisher.config().observer, &slot.outgoing) {
-            observer.published(&publishing(outgoing), &outcome, slot.taken_at.elapsed());
+            observer.published(&publishing(outgoing), &outcome, slot.age(Instant::now(), &self.absence));
         }
         slot.state = State::Settled(outcome);
+        self.open -= 1;
+    }
+}
+
+/// The caller waits for the next outcome, until this is dropped.
+struct Present<'a, S>(&'a mut Pipeline<S>);
+
+impl<S> Drop for Present<'_, S> {
+    fn drop(&mut self) {
+        self.0.absence.begin(Instant::now());
     }
 }
 

@@ -36,7 +36,8 @@ pub struct PublisherConfig {
     /// Channels at most (default 16): so many calls of [`Publisher::publish`] and [`Publisher::publish_all`] are
     /// served at a time, and others wait.
     pub max_channels: usize,
-    /// Messages that one [`Publisher::publish_all`] has under way at most (default 256).
+    /// Messages that one [`Publisher::publish_all`] has under way at most (default 256); as many outcomes more may wait
+    /// for the caller.
     pub window: usize,
     /// One message in all, with connecting and retries (default 5 s).
     pub publish_timeout: Duration,
@@ -142,8 +143,9 @@ impl Publisher {
 
     /// Publishes many messages over one channel, in their order, with up to `window` of them under way.
     ///
-    /// Nothing is sent before the first [`PublishAll::next`]. Time, attempts and errors of each message are those of
-    /// [`Publisher::publish`]; a failure of one says nothing about the next. `Message`, `&Message`, `Arc<Message>`
+    /// Nothing is sent before the first [`PublishAll::next`], and a message's time begins when there is room in the window
+    /// for it. Time, attempts and errors of each message are those of [`Publisher::publish`]; a failure of one says
+    /// nothing about the next. While the caller is busy with an outcome, nobody's time passes. `Message`, `&Message`, `Arc<Message>`
     /// and the like are taken.
     ///
     /// ```no_run
@@ -270,6 +272,11 @@ impl PublishAll {
     /// Waits for the next message's outcome; `None` after the last one. May be cancelled and called again.
     pub async fn next(&mut self) -> Option<Result<Published, PublishError>> {
         self.pipeline.next().await
+    }
+
+    /// The next message's outcome if it is known already. Sends nothing.
+    pub fn try_next(&mut self) -> Option<Result<Published, PublishError>> {
+        self.pipeline.try_next()
     }
 
     /// The same as a stream.

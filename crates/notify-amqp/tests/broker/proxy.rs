@@ -26,6 +26,8 @@ struct Shared {
     accepted: AtomicUsize,
     /// What the broker said while it was held back; `None`: nothing is held back.
     held: Mutex<Option<Vec<u8>>>,
+    /// What a client may say once without the broker hearing it.
+    unheard: Mutex<Vec<u8>>,
     /// The sockets on the clients' side.
     clients: Mutex<Vec<TcpStream>>,
 }
@@ -40,6 +42,7 @@ impl Proxy {
             black_hole: AtomicBool::default(),
             accepted: AtomicUsize::default(),
             held: Mutex::default(),
+            unheard: Mutex::default(),
             clients: Mutex::default(),
         });
         let (broker, state) = (broker.to_owned(), shared.clone());
@@ -80,6 +83,11 @@ impl Proxy {
         self.shared.clients.lock().unwrap().last_mut().unwrap().write_all(bytes).unwrap();
     }
 
+    /// When a client says this next, the broker does not hear it.
+    pub fn keep_from_broker(&self, bytes: &[u8]) {
+        *self.shared.unheard.lock().unwrap() = bytes.to_vec();
+    }
+
     /// Holds back what the broker says.
     pub fn hold(&self) {
         *self.shared.held.lock().unwrap() = Some(Vec::new());
@@ -90,6 +98,11 @@ impl Proxy {
         let mut held = self.shared.held.lock().unwrap().take().unwrap();
         held.extend_from_slice(bytes);
         self.say(&held);
+    }
+
+    /// Throws away what was held back.
+    pub fn forget(&self) {
+        self.shared.held.lock().unwrap().take().unwrap();
     }
 
     /// Breaks the connection on which the broker sends more than `bytes` from now on, once.
@@ -114,13 +127,20 @@ impl Proxy {
 fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared, limited: bool) {
     let mut buffer = [0; 65536];
     let _ = from.set_read_timeout(Some(Duration::from_secs(120)));
-    while let Ok(n) = from.read(&mut buffer) {
+    while let Ok(mut n) = from.read(&mut buffer) {
         if n == 0 {
             break;
         }
         if limited && let Some(held) = shared.held.lock().unwrap().as_mut() {
             held.extend_from_slice(&buffer[..n]);
             continue;
+        }
+        if !limited {
+            let mut unheard = shared.unheard.lock().unwrap();
+            if !unheard.is_empty() && buffer[..n].starts_with(&unheard) {
+                buffer.copy_within(unheard.len()..n, 0);
+                n -= std::mem::take(&mut *unheard).len();
+            }
         }
         let budget = shared.budget.load(Ordering::SeqCst);
         if limited && budget >= 0 {

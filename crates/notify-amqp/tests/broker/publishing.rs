@@ -393,6 +393,119 @@ async fn n21_a_window_outlives_its_connections_and_loses_nothing() {
     running.handle.stop().await;
 }
 
+/// A channel.close with code 406 for channel 1, in the broker's name.
+const REFUSAL: &[u8] = b"\x01\0\x01\0\0\0\x0f\0\x14\0\x28\x01\x96\x04late\0\0\0\0\xce";
+/// What lapin answers, and the broker has not asked for.
+const REFUSAL_OK: &[u8] = b"\x01\0\x01\0\0\0\x04\0\x14\0\x29\xce";
+
+#[tokio::test]
+async fn a_caller_that_takes_its_time_with_each_outcome_loses_no_message_to_the_clock() {
+    let rig = Rig::new();
+    let running = Running::start(rig.config()).await;
+    let mut config = config(&rig);
+    (config.window, config.publish_timeout) = (4, Duration::from_secs(1));
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&numbered(99)).await.unwrap();
+    let mut outcomes = publisher.publish_all((0..12).map(numbered));
+    for n in 0..12 {
+        let outcome = outcomes.next().await.unwrap();
+        assert!(matches!(&outcome, Ok(published) if published.attempts == 1), "{n}: {outcome:?}");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(publisher.stats().resent.get(), 0);
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_caller_is_away_no_message_s_time_passes() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config()).await;
+    let mut config = config_at(&rig, proxy.port());
+    config.publish_timeout = Duration::from_secs(1);
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&numbered(99)).await.unwrap();
+    running.next().await;
+    proxy.hold();
+    let mut outcomes = publisher.publish_all((0..2).map(numbered));
+    let early = tokio::time::timeout(Duration::from_millis(200), outcomes.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!((number(&running.next().await), number(&running.next().await)), (0, 1));
+    // The confirms come a little after the caller is back, who is away for longer than a message may take.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let later = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        proxy.release_with(&[]);
+        proxy
+    });
+    for _ in 0..2 {
+        assert_eq!(outcomes.next().await.unwrap().map(|published| published.attempts), Ok(1));
+    }
+    drop(later.await);
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_s_time_begins_when_there_is_room_to_send_it() {
+    let rig = Rig::new();
+    let proxy = Arc::new(Proxy::to(&rig.url.address()));
+    let running = Running::start(rig.config()).await;
+    let mut config = config_at(&rig, proxy.port());
+    (config.window, config.publish_timeout) = (1, Duration::from_secs(2));
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&numbered(99)).await.unwrap();
+    let mut outcomes = publisher.publish_all((0..2).map(numbered));
+    for n in 0..2 {
+        // Both confirms together take longer than a message may.
+        proxy.hold();
+        let later = proxy.clone();
+        let release = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1_300)).await;
+            later.release_with(&[]);
+        });
+        let outcome = outcomes.next().await.unwrap();
+        assert!(outcome.is_ok(), "{n}: {outcome:?}");
+        release.await.unwrap();
+    }
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_again_because_of_another_message_s_refusal_says_so() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let mut running = Running::start(rig.config()).await;
+    let mut config = config_at(&rig, proxy.port());
+    (config.attempts, config.publish_timeout) = (10, PATIENCE);
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&numbered(99)).await.unwrap();
+    running.next().await;
+    proxy.hold();
+    let mut outcomes = publisher.publish_all((0..8).map(numbered));
+    let early = tokio::time::timeout(Duration::from_millis(200), outcomes.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    for n in 0..8 {
+        assert_eq!(number(&running.next().await), n);
+    }
+    // All are in the queue, and no confirm comes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.forget();
+    proxy.keep_from_broker(REFUSAL_OK);
+    proxy.say_to_last(REFUSAL);
+    let mut sent = 0;
+    while let Some(outcome) = outcomes.next().await {
+        let published = outcome.unwrap();
+        assert!(published.attempts > 1, "{published:?}");
+        sent += u64::from(published.attempts);
+    }
+    assert_eq!(publisher.stats().resent.get(), sent - 8);
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
 /// Two lobbies of a kind: each answers what asks, with its name, as the lobby does.
 async fn answering(rig: &Rig, instances: [&'static str; 2]) -> (notify_amqp::ConsumerHandle, Publisher) {
     let (replies, asked) = tokio::sync::mpsc::channel::<Reply>(1_000);
