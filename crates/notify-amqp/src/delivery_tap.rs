@@ -40,6 +40,8 @@ pub(crate) struct DeliveryTap {
     last_passed: Instant,
     /// The channel is dead or given up: what it still delivers comes again on another one.
     closed: bool,
+    /// The channel that delivers; `None` before the first delivery.
+    channel: Option<u16>,
     exchange: Arc<str>,
     routing_key: Arc<str>,
 }
@@ -81,6 +83,7 @@ impl DeliveryTap {
             read: 0,
             last_passed: now,
             closed: false,
+            channel: None,
             exchange: Arc::default(),
             routing_key: Arc::default(),
         }
@@ -224,9 +227,12 @@ impl DeliveryTap {
                     return Err(BrokenDelivery("basic.deliver"));
                 }
                 let delivery = self.read_deliver(arguments, now).ok_or(BrokenDelivery("basic.deliver"))?;
+                self.channel = Some(channel);
                 self.taking = Some(Taking { channel, delivery, left: None });
                 Ok(true)
             }
+            // channel.close: others of the connection may end without an end of the deliveries
+            [0, 20, 0, 40, ..] if self.channel != Some(channel) => Ok(false),
             // channel.close, connection.close
             [0, 20, 0, 40, ..] | [0, 10, 0, 50, ..] => {
                 self.taking = None;

@@ -113,6 +113,21 @@ fn the_end_of_the_channel_drops_what_waits_and_what_still_comes() {
 }
 
 #[test]
+fn the_end_of_another_channel_is_none_of_the_deliveries() {
+    let other = [&[1, 0, 2], &CHANNEL_CLOSE[3..]].concat();
+    let mut bench = Bench::new();
+    let second = delivery(2, &[3]);
+    let (method, content) = second.split_at(deliver(2).len());
+    bench.feed(&[&delivery(1, &[4])[..], method, &other, content].concat());
+    assert_eq!(bench.taken(), [(1, 4), (2, 3)]);
+    assert_eq!(bench.tap.passed(), other);
+    assert!(!bench.tap.is_closed());
+    let connection_close = [&[1, 0, 0, 0, 0, 0, 15, 0, 10, 0, 50], &CHANNEL_CLOSE[11..]].concat();
+    bench.feed(&[&connection_close[..], &delivery(3, &[1])].concat());
+    assert_eq!(bench.taken(), []);
+}
+
+#[test]
 fn a_delivery_that_is_not_whole_when_the_channel_ends_is_dropped() {
     let mut bench = Bench::new();
     bench.feed(&[deliver(1), CHANNEL_CLOSE.to_vec()].concat());
