@@ -64,6 +64,9 @@ fn judge(queue: &str, host: &str, verdict: Option<&SelfCheckVerdict>) -> (bool, 
             return (false, json!({"ready": false, "reason": reason, "queue": queue, "host": host}));
         }
         Some(SelfCheckVerdict::Unknown { hindrance }) => format!("unknown: {hindrance}"),
+        Some(SelfCheckVerdict::Busy) => {
+            "busy: as many messages are in work as the prefetch allows".to_owned()
+        }
         Some(_) => "ok".to_owned(),
         None => "off".to_owned(),
     };

@@ -2,7 +2,8 @@
 //!
 //! Pure: the present is an argument. A consumer that hears nothing for as long as canaries are published is deaf,
 //! whatever connection and channel say. Where a canary could not be published, silence proves nothing: then the
-//! verdict is that nothing is known, and only a delivery or the next canary changes that.
+//! verdict is that nothing is known, and only a delivery or the next canary changes that. Nor does it where the prefetch
+//! is full: the broker waits for us.
 
 use std::{
     fmt,
@@ -25,6 +26,9 @@ pub enum SelfCheckVerdict {
         /// Why.
         hindrance: Hindrance,
     },
+    /// The prefetch is full, and the oldest of its deliveries is still in work: the broker sends nothing more before
+    /// that is settled, so that silence proves nothing.
+    Busy,
     /// Nothing comes through, though the consumer looks connected. It reconnects by itself.
     Deaf {
         /// For how long nothing came.
@@ -93,6 +97,8 @@ struct Session {
     deliveries: u64,
     looks_without_consumer: u8,
     hindrance: Option<Hindrance>,
+    /// The prefetch is full of what is in work, or waits behind it.
+    busy: bool,
 }
 
 impl Hearing {
@@ -103,7 +109,13 @@ impl Hearing {
     /// Consuming begins; `deliveries` have come before.
     pub(crate) fn begin(&mut self, deliveries: u64, now: Instant) {
         self.canary_at.get_or_insert(now);
-        self.session = Some(Session { well_at: now, deliveries, looks_without_consumer: 0, hindrance: None });
+        self.session = Some(Session {
+            well_at: now,
+            deliveries,
+            looks_without_consumer: 0,
+            hindrance: None,
+            busy: false,
+        });
     }
 
     /// Consuming is over for now.
@@ -124,6 +136,17 @@ impl Hearing {
         {
             session.deliveries = deliveries;
             self.heard(now);
+        }
+    }
+
+    /// Whether the broker can send nothing before a delivery in work is settled. To be asked at each interval: what
+    /// is not noted counts as silence.
+    pub(crate) fn busy(&mut self, busy: bool, now: Instant) {
+        if let Some(session) = &mut self.session {
+            session.busy = busy;
+            if busy {
+                session.well_at = now;
+            }
         }
     }
 
@@ -168,6 +191,7 @@ impl Hearing {
             return SelfCheckVerdict::Deaf { quiet };
         }
         match &session.hindrance {
+            _ if session.busy => SelfCheckVerdict::Busy,
             Some(hindrance) => SelfCheckVerdict::Unknown { hindrance: hindrance.clone() },
             None => SelfCheckVerdict::Hears,
         }
@@ -183,6 +207,7 @@ impl Hearing {
         if let Some(session) = &mut self.session {
             session.well_at = now;
             session.hindrance = None;
+            session.busy = false;
         }
     }
 }
@@ -200,6 +225,7 @@ mod tests {
         Canary,
         Deliveries(u64),
         Published(Outcome),
+        Busy(bool),
         Due,
     }
     use Event::*;
@@ -208,7 +234,7 @@ mod tests {
         Published(Outcome::Hindered(Hindrance::Blocked))
     }
 
-    /// One letter for each second asked for: Not consuming, Hears, Unknown, Deaf.
+    /// One letter for each second asked for: Not consuming, Hears, Unknown, Busy, Deaf.
     fn verdicts(events: &[(u64, Event)], seconds: &[u64]) -> String {
         let start = Instant::now();
         let at = |second: u64| start + Duration::from_secs(second);
@@ -221,6 +247,7 @@ mod tests {
                     Canary => hearing.canary(at(*when)),
                     Deliveries(count) => hearing.deliveries(count, at(*when)),
                     Published(outcome) => hearing.published(outcome, at(*when)),
+                    Busy(busy) => hearing.busy(busy, at(*when)),
                     Due => drop(hearing.is_deaf(at(*when))),
                 }
             }
@@ -228,6 +255,7 @@ mod tests {
                 SelfCheckVerdict::NotConsuming => 'N',
                 SelfCheckVerdict::Hears => 'H',
                 SelfCheckVerdict::Unknown { .. } => 'U',
+                SelfCheckVerdict::Busy => 'B',
                 SelfCheckVerdict::Deaf { .. } => 'D',
             }
         };
@@ -254,6 +282,14 @@ mod tests {
                 "UH",
                 "blocked, and consuming",
             ),
+            (
+                vec![(0, Begin), (3, Busy(true)), (9, Busy(true)), (12, Busy(false))],
+                vec![2, 3, 9, 11, 12, 18, 19],
+                "HBBBHHD",
+                "the prefetch is full, and then it is not",
+            ),
+            (vec![(0, Begin), (3, Busy(true)), (4, confirmed())], vec![4, 12, 13], "BBD", "not asked again"),
+            (vec![(0, Begin), (3, Busy(true)), (4, Deliveries(1))], vec![3, 4, 14], "BHD", "a delivery"),
             (vec![(0, Begin), (4, End)], vec![3, 4, 60], "HNN", "the connection is lost"),
             (vec![(0, Begin), (4, End), (60, Begin)], vec![60, 69, 70], "HHD", "and there again"),
         ] {

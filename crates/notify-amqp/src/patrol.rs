@@ -25,13 +25,14 @@ use crate::{
     hearing::{Hindrance, Outcome},
     host::HostOrder,
     self_check::{Monitor, SelfCheckConfig, SelfCheckFault},
+    settlement::Settlement,
     stats::ConsumerStats,
     topology::{Declare, Topology},
 };
 
 /// What the broker refused is tried again after this time: each refusal costs it a line in its log.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
-/// The least time between two log lines about canaries that could not be published.
+/// The least time between two log lines about canaries that could not be published, or calls that were not answered.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The self-check of one consumer, for its whole life.
@@ -52,6 +53,7 @@ pub(crate) struct Patrol {
     /// Whether the user may bind, as far as is known.
     may_bind: bool,
     told_at: Option<Instant>,
+    unanswered_told_at: Option<Instant>,
     /// The last word in the log about canaries was that none can be published.
     told: bool,
 }
@@ -83,6 +85,7 @@ impl Patrol {
             refused: None,
             may_bind: true,
             told_at: None,
+            unanswered_told_at: None,
             told: false,
         }
     }
@@ -92,25 +95,15 @@ impl Patrol {
     }
 
     /// Watches over a session that consumes; returns when it is of no use any more, and why.
-    pub(crate) async fn watch(&mut self, connection: &Connection) -> ConsumerError {
-        self.may_bind = true;
-        let mut ground = None;
-        let mut next_round = Instant::now();
-        loop {
-            let deaf_at = self.monitor.deaf_at().unwrap_or(next_round);
-            sleep_until(next_round.min(deaf_at).into()).await;
-            if self.monitor.is_deaf() {
-                return self.fault(SelfCheckFault::Deliveries);
-            }
-            let now = Instant::now();
-            if now < next_round {
-                continue; // something was heard meanwhile
-            }
-            next_round = now + self.interval;
-            if let Err(error) = self.round(connection, &mut ground).await {
-                return error;
-            }
-        }
+    pub(crate) async fn watch(&mut self, connection: &Connection, settlement: &Settlement) -> ConsumerError {
+        let (monitor, interval) = (self.monitor.clone(), self.interval);
+        let fault = tokio::select! {
+            biased;
+            () = deafness(&monitor, settlement, interval) => SelfCheckFault::Deliveries,
+            fault = self.rounds(connection) => fault,
+        };
+        monitor.repairs(fault);
+        ConsumerError::SelfCheck(fault)
     }
 
     /// Closes the line in order. The runtime must not end before.
@@ -120,58 +113,69 @@ impl Patrol {
         }
     }
 
-    async fn round(
-        &mut self,
-        connection: &Connection,
-        ground: &mut Option<Channel>,
-    ) -> Result<(), ConsumerError> {
-        // Not the consumer's channel: what the broker refuses here must not end consuming.
-        let ground = match ground {
-            Some(ground) if ground.is_connected() => ground,
-            _ => ground.insert(Channel::of(connection, self.broker.call_timeout).await?),
-        };
-        self.look(ground).await?;
-        let outcome = self.release_canary().await;
-        if outcome == Some(Outcome::Unroutable) && self.topology.declare == Declare::Active {
-            self.monitor.repairs(SelfCheckFault::Binding);
-            warn!(queue = %self.topology.queue, "the queue's bindings were removed; binding it again");
-            self.bind(ground).await?;
-            self.release_canary().await;
-        } else if outcome == Some(Outcome::NoExchange) {
-            return Err(self.fault(SelfCheckFault::Exchange));
-        } else {
-            self.bind(ground).await?;
+    /// Round after round, until one finds a fault. What the broker does not answer, or refuses, is none: it says
+    /// nothing about the deliveries.
+    async fn rounds(&mut self, connection: &Connection) -> SelfCheckFault {
+        self.may_bind = true;
+        let mut ground = Ground { connection, channel: None, limit: self.publish_limit / 2 };
+        loop {
+            let next_round = Instant::now() + self.interval;
+            if let Err(fault) = self.round(&mut ground).await {
+                return fault;
+            }
+            sleep_until(next_round.into()).await;
         }
-        Ok(())
+    }
+
+    async fn round(&mut self, ground: &mut Ground<'_>) -> Result<(), SelfCheckFault> {
+        self.look(ground).await?;
+        match self.release_canary().await {
+            Some(Outcome::NoExchange) => Err(SelfCheckFault::Exchange),
+            Some(Outcome::Unroutable) if self.topology.declare == Declare::Active => {
+                self.monitor.repairs(SelfCheckFault::Binding);
+                warn!(queue = %self.topology.queue, "the queue's bindings were removed; binding it again");
+                self.bind(ground).await?;
+                self.release_canary().await;
+                Ok(())
+            }
+            _ => self.bind(ground).await,
+        }
     }
 
     /// Asks for the queue and its consumers.
-    async fn look(&self, ground: &Channel) -> Result<(), ConsumerError> {
-        match ground.consumers(&self.topology.queue).await {
-            Ok(consumers) if self.monitor.misses_consumer(consumers) => {
-                Err(self.fault(SelfCheckFault::Consumer))
-            }
+    async fn look(&mut self, ground: &mut Ground<'_>) -> Result<(), SelfCheckFault> {
+        let queue = &self.topology.queue;
+        match ground.call("queue.declare", async |channel| channel.consumers(queue).await).await {
+            Ok(consumers) if self.monitor.misses_consumer(consumers) => Err(SelfCheckFault::Consumer),
             Ok(_) => Ok(()),
-            Err(ConsumerError::NotFound { .. }) => Err(self.fault(SelfCheckFault::Queue)),
-            Err(error) => Err(error),
+            Err(ConsumerError::NotFound { .. }) => Err(SelfCheckFault::Queue),
+            Err(error) => {
+                self.tell_unanswered(&error, ground);
+                Ok(())
+            }
         }
     }
 
-    async fn bind(&mut self, ground: &Channel) -> Result<(), ConsumerError> {
+    async fn bind(&mut self, ground: &mut Ground<'_>) -> Result<(), SelfCheckFault> {
         if !self.may_bind || self.topology.declare != Declare::Active {
             return Ok(());
         }
-        match ground.bind(&self.topology).await {
+        let topology = &self.topology;
+        match ground.call("queue.bind", async |channel| channel.bind(topology).await).await {
             Err(error @ ConsumerError::AccessRefused { .. }) => {
                 self.may_bind = false;
                 warn!(%error, hint = error.hint(), "self-check: bindings that are removed will not be made again");
                 Ok(())
             }
             Err(ConsumerError::NotFound { text, .. }) if text.contains("no exchange") => {
-                Err(self.fault(SelfCheckFault::Exchange))
+                Err(SelfCheckFault::Exchange)
             }
-            Err(ConsumerError::NotFound { .. }) => Err(self.fault(SelfCheckFault::Queue)),
-            other => other,
+            Err(ConsumerError::NotFound { .. }) => Err(SelfCheckFault::Queue),
+            Err(error) => {
+                self.tell_unanswered(&error, ground);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -245,10 +249,9 @@ impl Patrol {
     }
 
     fn tell(&mut self, hindrance: &Hindrance) {
-        if self.told_at.is_some_and(|at| at.elapsed() < TELL_INTERVAL) {
+        if !is_due(&mut self.told_at) {
             return;
         }
-        self.told_at = Some(Instant::now());
         self.told = true;
         let hint = matches!(hindrance, Hindrance::Refused { .. }).then(|| {
             format!(
@@ -260,8 +263,61 @@ impl Patrol {
         warn!(reason = %hindrance, hint, "self-check: whether messages come through is unknown");
     }
 
-    fn fault(&self, fault: SelfCheckFault) -> ConsumerError {
-        self.monitor.repairs(fault);
-        ConsumerError::SelfCheck(fault)
+    /// A connection that is lost is the pump's to tell.
+    fn tell_unanswered(&mut self, error: &ConsumerError, ground: &Ground<'_>) {
+        if ground.connection.is_connected() && is_due(&mut self.unanswered_told_at) {
+            warn!(%error, "self-check: whether queue and bindings are there is unknown; consuming goes on");
+        }
     }
+}
+
+/// The self-check's own channel of the consumer's connection: what the broker refuses there does not end consuming.
+struct Ground<'a> {
+    connection: &'a Connection,
+    channel: Option<Channel>,
+    /// Opening the channel and one piece of work, together. The next canary waits for them.
+    limit: Duration,
+}
+
+impl Ground<'_> {
+    /// Works on the channel, and opens one where there is none. After an error it is given up: nobody knows what still
+    /// comes on it.
+    async fn call<T>(
+        &mut self,
+        call: &'static str,
+        work: impl AsyncFnOnce(&Channel) -> Result<T, ConsumerError>,
+    ) -> Result<T, ConsumerError> {
+        let (limit, channel) = (self.limit, self.channel.take().filter(Channel::is_connected));
+        let worked = async {
+            let channel = match channel {
+                Some(channel) => channel,
+                None => Channel::of(self.connection, limit).await?,
+            };
+            Ok((work(&channel).await?, channel))
+        };
+        let (value, channel) =
+            timeout(limit, worked).await.unwrap_or(Err(ConsumerError::TimedOut { call, after: limit }))?;
+        self.channel = Some(channel);
+        Ok(value)
+    }
+}
+
+/// Ends when nothing has come for too long. Rounds do not hold it up, nor what they wait for.
+async fn deafness(monitor: &Monitor, settlement: &Settlement, interval: Duration) {
+    loop {
+        let next = Instant::now() + interval;
+        sleep_until(monitor.deaf_at().unwrap_or(next).min(next).into()).await;
+        if monitor.is_deaf(settlement.is_held()) {
+            return;
+        }
+    }
+}
+
+/// Whether something may be told that was told at this time; then that is now.
+fn is_due(told_at: &mut Option<Instant>) -> bool {
+    let due = told_at.is_none_or(|at| at.elapsed() >= TELL_INTERVAL);
+    if due {
+        *told_at = Some(Instant::now());
+    }
+    due
 }

@@ -25,7 +25,7 @@ pub struct SelfCheckConfig {
     /// The time between two canaries (default 3 s).
     pub interval: Duration,
     /// Silence for so long is deafness: [`SelfCheckVerdict::Deaf`], and a new connection (default 10 s, at least
-    /// two intervals). A canary expires after this time too, so that none pile up.
+    /// two intervals). While the prefetch is full of messages in work, silence counts as nothing. A canary expires after this time too, so that none pile up.
     pub max_age: Duration,
 }
 
@@ -233,10 +233,12 @@ impl Monitor {
         self.hearing().deaf_at()
     }
 
-    pub(crate) fn is_deaf(&self) -> bool {
+    /// Whether nothing has come for too long. `busy` says that nothing can come before a delivery in work is settled.
+    pub(crate) fn is_deaf(&self, busy: bool) -> bool {
         let now = Instant::now();
         let mut hearing = self.hearing();
         hearing.deliveries(self.stats.deliveries.get(), now);
+        hearing.busy(busy, now);
         hearing.is_deaf(now)
     }
 

@@ -191,6 +191,11 @@ impl Settlement {
         self.lock().window.unsettled()
     }
 
+    /// Whether nothing more can come before the oldest delivery is completed.
+    pub(crate) fn is_held(&self) -> bool {
+        self.lock().window.is_held()
+    }
+
     /// How many deliveries are still being worked on.
     pub(crate) fn open(&self) -> usize {
         self.lock().window.open()

@@ -182,7 +182,7 @@ impl<D: Dispatch> Supervisor<D> {
         };
         let ended = match &mut self.patrol {
             Some(patrol) => {
-                let ended = pump.run(patrol.watch(&connection)).await;
+                let ended = pump.run(patrol.watch(&connection, &settlement)).await;
                 patrol.monitor().end();
                 ended
             }

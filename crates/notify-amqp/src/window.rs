@@ -135,6 +135,11 @@ impl Window {
         self.ready >= self.batch || self.held_over > 0
     }
 
+    /// Whether nothing more can come before the oldest delivery is completed.
+    pub(crate) fn is_held(&self) -> bool {
+        self.entries.len() == self.limit && self.entries.front().is_some_and(Option::is_none)
+    }
+
     /// How many deliveries are still being worked on.
     pub(crate) fn open(&self) -> usize {
         self.open
@@ -243,6 +248,21 @@ mod tests {
         assert_eq!(window.deliver(2), Err(TagOutOfOrder { tag: 2, expected: 3 }));
         (3..=10).for_each(|tag| window.deliver(tag).unwrap());
         assert_eq!(window.deliver(11), Err(TagOutOfOrder { tag: 11, expected: 11 }));
+    }
+
+    #[test]
+    fn a_full_window_is_held_by_its_oldest_delivery_alone() {
+        let mut window = window(9);
+        assert!(!window.is_held(), "one more may come");
+        window.deliver(10).unwrap();
+        for tag in 2..=10 {
+            window.complete(tag, Ack);
+        }
+        assert!(window.is_held());
+        window.complete(1, Ack);
+        assert!(!window.is_held(), "an ack is due, and then more may come");
+        window.take_run();
+        assert!(!window.is_held());
     }
 
     #[test]

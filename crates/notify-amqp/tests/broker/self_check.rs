@@ -6,7 +6,7 @@ use std::{
 };
 
 use notify_amqp::{
-    Consumer, ConsumerConfig, ConsumerStatus, Delivery, Hindrance, SelfCheck, SelfCheckConfig,
+    BrokerUrl, Consumer, ConsumerConfig, ConsumerStatus, Delivery, Hindrance, SelfCheck, SelfCheckConfig,
     SelfCheckFault, SelfCheckVerdict, Ticket, canary_key, instance_queue,
 };
 
@@ -224,6 +224,95 @@ async fn a_thread_that_is_stuck_in_the_dispatch_is_deaf_until_it_goes_on() {
     drop(open_gate);
     until("hearing", &check, |check| check.verdict() == SelfCheckVerdict::Hears).await;
     handle.stop().await;
+}
+
+/// The oldest message is in work for longer than silence may last: alone, and with canaries that wait behind it for
+/// their acks until they fill the prefetch.
+#[tokio::test]
+async fn a_handler_that_takes_longer_than_silence_may_last_is_not_cut_off() {
+    for prefetch in [1, 4] {
+        let mut rig = Rig::new();
+        let mut config = rig.config();
+        config.prefetch = prefetch;
+        let (mut running, check) = start(config).await;
+        rig.publish_numbers(0..1);
+        let in_work = running.next().await;
+        until("busy", &check, |check| check.verdict() == SelfCheckVerdict::Busy).await;
+        tokio::time::sleep(MAX_AGE + MAX_AGE / 2).await;
+        assert_eq!(check.verdict(), SelfCheckVerdict::Busy, "prefetch {prefetch}");
+        drop(in_work);
+        hears(&check, 1).await;
+        rig.publish_numbers(1..2);
+        let next = running.next().await;
+        assert_eq!((next.number(), next.redelivered), (1, false), "prefetch {prefetch}");
+        let stats = running.handle.stats();
+        assert_eq!((stats.connects.get(), stats.stale.get()), (1, 0), "prefetch {prefetch}");
+        drop(next);
+        running.handle.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_does_not_answer_the_self_check_keeps_the_consumer() {
+    let mut rig = Rig::new();
+    let proxy = SwallowingProxy::to(&rig.url.address());
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.broker.call_timeout = Duration::from_millis(500);
+    let (mut running, check) = start(config).await;
+    proxy.swallow(Swallow::OtherChannels);
+    // Longer than several calls may take, and than silence may last.
+    let end = Instant::now() + MAX_AGE * 2;
+    while Instant::now() < end {
+        hears(&check, 1).await;
+    }
+    rig.publish_numbers(0..1);
+    assert_eq!(running.numbers(1).await, [0]);
+    proxy.swallow(Swallow::Nothing);
+    rig.raw.unbind(&rig.queue, &rig.exchange, "request.client.notify");
+    // What it asks is answered again, and it repairs again.
+    let end = Instant::now() + PATIENCE;
+    let got = loop {
+        assert!(Instant::now() < end, "the binding is not back");
+        rig.publish_numbers(1..2);
+        tokio::time::sleep(INTERVAL).await;
+        if let Ok(got) = running.deliveries.try_recv() {
+            break got;
+        }
+    };
+    assert_eq!(got.number(), 1);
+    drop(got);
+    assert_eq!(running.handle.stats().connects.get(), 1);
+    running.handle.stop().await;
+}
+
+/// The user loses the permission to bind while the consumer runs: the broker closes the self-check's channel, not the
+/// consumer's.
+#[tokio::test]
+async fn a_refusal_of_the_self_check_s_own_calls_silences_no_delivery() {
+    let mut rig = Rig::new();
+    let user = format!("b-{}", rig.exchange);
+    management::put_user(&user, "pw");
+    management::put_permissions(&user, ".*", ".*", ".*");
+    let proxy = SwallowingProxy::to(&rig.url.address());
+    let url = BrokerUrl::from_parts("127.0.0.1", proxy.port(), &user, "pw", rig.url.vhost()).unwrap();
+    let mut config = rig.config_at(url);
+    config.broker.call_timeout = Duration::from_millis(500);
+    let (mut running, check) = start(config).await;
+    // A channel remembers what it was allowed: the self-check is made to open another one.
+    proxy.swallow(Swallow::OtherChannels);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Binding takes the right to write to the queue; canaries are published to the exchange.
+    management::put_permissions(&user, ".*", &format!("^{}$", rig.exchange), ".*");
+    proxy.swallow(Swallow::Nothing);
+    let end = Instant::now() + MAX_AGE * 2;
+    while Instant::now() < end {
+        hears(&check, 1).await;
+    }
+    rig.publish_numbers(0..1);
+    assert_eq!(running.numbers(1).await, [0]);
+    assert_eq!(running.handle.stats().connects.get(), 1);
+    running.handle.stop().await;
+    management::delete_user(&user);
 }
 
 async fn hears_through(check: &SelfCheck) {

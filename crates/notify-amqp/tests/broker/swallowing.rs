@@ -19,6 +19,8 @@ pub enum Swallow {
     Deliveries,
     /// `basic.cancel`: the consumer does not learn of its end.
     Cancels,
+    /// All that is said on other channels of a connection than its first.
+    OtherChannels,
 }
 
 /// Forwards to the broker, except for what it swallows.
@@ -73,7 +75,9 @@ fn forward(mut from: TcpStream, mut to: TcpStream, swallow: &AtomicU8) {
             in_delivery = method == [0, 60, 0, 60] && swallowed == Swallow::Deliveries as u8;
         }
         let cancel = method == Some(&[0, 60, 0, 30]) && swallowed == Swallow::Cancels as u8;
-        if cancel || (in_delivery && head[0] != 8) {
+        let channel = u16::from_be_bytes([head[1], head[2]]);
+        let other = channel > 1 && swallowed == Swallow::OtherChannels as u8;
+        if cancel || other || (in_delivery && head[0] != 8) {
             continue;
         }
         if to.write_all(&frame).is_err() {
