@@ -27,6 +27,7 @@ mod recordings;
 mod refusals;
 mod report;
 mod restart;
+mod rolling;
 mod self_check;
 mod service_manager;
 mod slow_reader;

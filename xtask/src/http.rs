@@ -22,7 +22,20 @@ pub(crate) async fn request(
     path: &str,
     login: Option<(&str, &str)>,
 ) -> anyhow::Result<Answer> {
-    let exchange = timeout(PATIENCE, exchange(method, address, path, login)).await;
+    let login =
+        login.map(|(user, password)| format!("Basic {}", BASE64.encode(format!("{user}:{password}"))));
+    let headers: Vec<_> = login.iter().map(|login| ("Authorization", login.as_str())).collect();
+    request_with(method, address, path, &headers).await
+}
+
+/// [`request`], with headers.
+pub(crate) async fn request_with(
+    method: &str,
+    address: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> anyhow::Result<Answer> {
+    let exchange = timeout(PATIENCE, exchange(method, address, path, headers)).await;
     exchange
         .with_context(|| format!("{method} {address}{path}: no answer in {PATIENCE:?}"))?
         .with_context(|| format!("{method} {address}{path}"))
@@ -37,14 +50,12 @@ async fn exchange(
     method: &str,
     address: &str,
     path: &str,
-    login: Option<(&str, &str)>,
+    headers: &[(&str, &str)],
 ) -> anyhow::Result<Answer> {
     let mut stream = TcpStream::connect(address).await.context("connect")?;
-    let login = login.map_or(String::new(), |(user, password)| {
-        format!("Authorization: Basic {}\r\n", BASE64.encode(format!("{user}:{password}")))
-    });
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{login}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.context("write")?;
     let mut raw = Vec::new();

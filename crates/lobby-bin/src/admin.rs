@@ -1,5 +1,6 @@
-//! The admin address: `/live`, `/ready`, `/metrics`, `/trace`, and the console.
+//! The admin address: `/live`, `/ready`, `/metrics`, `/trace`, `/drain`, and the console.
 
+mod drain;
 mod feed;
 mod guard;
 mod page;
@@ -23,12 +24,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::{drain::DrainState, publish::Desk, state::hello};
 use self::{feed::Feed, guard::Want, state::State as LobbyState};
-pub use self::{publish::Desk, state::hello};
 use crate::{
+    app::DrainDesk,
     config::Secret,
     metrics::{self, Figures},
-    readiness::Readiness,
     trace::Trace,
 };
 
@@ -43,6 +44,7 @@ pub struct Console {
     pub hello: Value,
     /// What its form publishes with.
     pub desk: Desk,
+    pub drain: DrainDesk,
 }
 
 #[derive(Clone)]
@@ -51,19 +53,19 @@ struct Admin {
     feed: Feed,
     hello: Arc<Value>,
     desk: Arc<Desk>,
+    drain: DrainDesk,
     stop: CancellationToken,
 }
 
 /// Serves until `stop`.
 pub async fn serve(
     listener: TcpListener,
-    readiness: Readiness,
     figures: Figures,
     trace: Arc<Trace>,
     console: Console,
     stop: CancellationToken,
 ) {
-    let state = LobbyState { figures, readiness };
+    let state = LobbyState { figures };
     let feed = Feed::new();
     tokio::spawn(feed.clone().run(state.clone(), stop.clone()));
     let admin = Admin {
@@ -71,6 +73,7 @@ pub async fn serve(
         feed,
         hello: Arc::new(console.hello),
         desk: Arc::new(console.desk),
+        drain: console.drain,
         stop: stop.clone(),
     };
     let token = Arc::new(console.token);
@@ -81,12 +84,14 @@ pub async fn serve(
     let looks = Router::new()
         .route("/api/events", get(events))
         .route("/api/sessions", get(sessions::list))
+        .route("/drain", get(drain::look))
         .with_state(admin.clone())
         .merge(trace::routes(trace))
         .layer(guarded(Want::Look));
     let acts = Router::new()
         .route("/api/sessions/kick", post(sessions::kick))
         .route("/api/publish", post(publish::publish).layer(DefaultBodyLimit::max(MAX_DRAFT)))
+        .route("/drain", post(drain::order))
         .with_state(admin.clone())
         .layer(guarded(Want::Act));
     let router = Router::new()
@@ -121,7 +126,7 @@ async fn events(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let (ready, why) = admin.state.readiness.check();
+    let (ready, why) = admin.state.figures.readiness.check();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(why)).into_response()
 }

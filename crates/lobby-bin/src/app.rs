@@ -1,5 +1,7 @@
 //! The parts put together: build, run until a signal, drain.
 
+mod drain;
+
 use std::{
     path::Path,
     sync::{Arc, Mutex},
@@ -24,10 +26,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
+pub use self::drain::DrainDesk;
 use crate::{
     Failure,
     admin::{self, Console},
-    config::{Address, Config, connection, dead_letters, self_check, topology},
+    config::{Address, Config, connection, dead_letters, drain_times, self_check, topology},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
@@ -53,9 +56,6 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 /// A session that is being closed has this long to read its last words.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// What a drain keeps for the steps after the last session, out of its limit.
-const LAST_STEPS: Duration = Duration::from_millis(500);
-
 /// Serves until SIGTERM or SIGINT, or until it is clear that the start has failed (see [`Startup`]), then drains. SIGTERM sent again changes nothing; a second SIGINT, from a person who
 /// will not wait, ends the process at once.
 pub async fn serve(config: Config) -> Result<(), Failure> {
@@ -65,13 +65,17 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
     let app = tokio::select! {
         app = App::build(config) => app?,
         name = signals.next() => {
-            info!(signal = name, "ended before the start was complete");
+            info!(by = name, "ended before the start was complete");
             return Ok(());
         }
     };
     let ended = tokio::select! {
         name = signals.next_after(|| app.reload()) => {
-            info!(signal = name, limit_ms = millis(app.drain_timeout), "draining");
+            app.announce_drain(name);
+            Ok(())
+        }
+        () = app.drain.ordered() => {
+            app.announce_drain("POST /drain");
             Ok(())
         }
         failure = startup.failed(app.consumer.status()) => {
@@ -145,7 +149,7 @@ impl Signals {
 
 /// A lobby that serves.
 struct App {
-    drain_timeout: Duration,
+    drain: DrainDesk,
     sessions: Arc<Sessions<Ticket>>,
     consumer: ConsumerHandle,
     dead_letters: Option<DeadLettersHandle>,
@@ -197,6 +201,7 @@ impl App {
             log_gate: Mutex::new(LogGate::new(LOGIN_LINES_PER_SECOND)),
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
         });
+        let drain = DrainDesk::new(drain_times(&config)?);
         let figures = Figures {
             sessions: Arc::clone(&sessions),
             outcomes,
@@ -206,12 +211,18 @@ impl App {
             self_check: consumer.self_check(),
             gate: Arc::clone(&gate),
             receipts: Arc::clone(&receipts.counts),
+            readiness: readiness.clone(),
         };
         let port = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.port());
         let hello = admin::hello(&config, port(&listeners.websocket));
-        let console = Console { token: config.admin_token.clone(), hello, desk: admin::Desk::new(&config) };
+        let console = Console {
+            token: config.admin_token.clone(),
+            hello,
+            desk: admin::Desk::new(&config),
+            drain: drain.clone(),
+        };
         let mut app = Self {
-            drain_timeout: config.drain_timeout,
+            drain,
             sessions,
             consumer,
             dead_letters,
@@ -254,8 +265,14 @@ impl App {
         tokio::spawn(service_manager::report(Arc::clone(&self.sessions), self.stop_admin.clone()));
         if let Some(listener) = listeners.admin {
             let stop = self.stop_admin.clone();
-            tokio::spawn(admin::serve(listener, self.readiness.clone(), figures, trace, console, stop));
+            tokio::spawn(admin::serve(listener, figures, trace, console, stop));
         }
+    }
+
+    fn announce_drain(&self, by: &str) {
+        let times = self.drain.times();
+        let sessions: u64 = self.sessions.stats().sessions.iter().sum();
+        info!(by, sessions, window_ms = millis(times.window), limit_ms = millis(times.limit), "draining");
     }
 
     /// What SIGHUP means: the certificate is read again. All else takes a restart.
@@ -269,40 +286,6 @@ impl App {
                 error!(error = format!("{error:#}"), "the certificate was not reloaded; the old one stays");
             }
         }
-    }
-
-    /// Not ready → no new connections → stop consuming, settle what was handed over → write what waits → 1012 →
-    /// end. Takes at most `drain_timeout`.
-    async fn drain(self) {
-        let deadline = Instant::now() + self.drain_timeout;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        self.readiness.begin_drain();
-        service_manager::stopping();
-        self.stop_accepting.cancel();
-        for acceptor in self.acceptors {
-            let _ = acceptor.await;
-        }
-        match timeout(left() / 2, self.consumer.stop()).await {
-            Ok(stopped) => {
-                info!(unfinished = stopped.unfinished, clean = stopped.clean, "consumer stopped");
-            }
-            Err(_) => warn!("the consumer did not stop in time; unacked messages come again"),
-        }
-        if let Some(letters) = self.dead_letters {
-            // Nothing can be acked any more: what was not confirmed comes again.
-            let _ = timeout(left(), letters.stop(std::time::Instant::now())).await;
-        }
-        // A shard that does not answer must not keep the process.
-        let reading = left().saturating_sub(LAST_STEPS);
-        let unread = timeout(left(), self.sessions.drain(reading)).await.unwrap_or(usize::MAX);
-        self.handshakes.close();
-        let _ = timeout(left(), self.handshakes.wait()).await;
-        let sessions = self.sessions;
-        let ended = tokio::task::spawn_blocking(move || sessions.shut_down());
-        let _ = timeout(left().max(Duration::from_millis(100)), ended).await;
-        self.receipts.finish(left().max(Duration::from_millis(100))).await;
-        self.stop_admin.cancel();
-        info!(sessions_cut_off = unread, "drained");
     }
 }
 

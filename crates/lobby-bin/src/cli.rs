@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    commands::{ExplainArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TraceArgs},
+    commands::{DrainArgs, ExplainArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TraceArgs},
     config::parse_duration,
 };
 
@@ -27,7 +27,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done or drained, 1 internal error, 2 wro
     77 user lacks a permission. The same codes, where a command talks to the broker; there also 64 a message is not \
     valid, 70 the broker refused the message itself, 72 unroutable: no lobby is there, 73 a file cannot be read or \
     written, 74 the broker did not take the message (nack), 75 not confirmed in time, some dead letters could not be \
-    replayed, or the broker takes no messages now, 79 `topology check` found \
+    replayed, or the broker takes no messages now, 77 too where a running lobby does not let a command in, 79 `topology check` found \
     something wrong, 80 the recording has a gap, 81 confirmed but no receipt came in time, 82 receipts came and \
     none says written. Of several messages the first that \
     failed decides.";
@@ -72,6 +72,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Asks a running lobby why a user did not get a message: prints its last decisions.
     Trace(TraceArgs),
+    /// Has a running lobby drain: its clients are told to come back, one after the other, and it ends.
+    Drain(DrainArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.
     CheckConfig,
     /// Looks after the messages that lobbies dropped (`dead_letter.exchange`).

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::{dispatch::Outcomes, handshake::Gate, receipts::ReceiptCounts};
+use crate::{dispatch::Outcomes, handshake::Gate, readiness::Readiness, receipts::ReceiptCounts};
 
 /// Where the figures are.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub struct Figures {
     pub self_check: Option<SelfCheck>,
     pub gate: Arc<Gate>,
     pub receipts: Arc<ReceiptCounts>,
+    pub readiness: Readiness,
 }
 
 impl std::fmt::Debug for Figures {
@@ -190,7 +191,17 @@ impl Figures {
             .map(|(t, n)| ([("transport", t.as_str())], n))
             .collect();
         let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
-        page.gauge("sessions", "Logged-in sessions", &series)?;
+        page.gauge(
+            "sessions",
+            "Logged-in sessions; while the lobby drains, those that have not been told to go",
+            &series,
+        )?;
+        let draining = u64::from(self.readiness.is_draining());
+        page.gauge(
+            "draining",
+            "1 while the lobby drains: it is not ready, and tells its clients to go",
+            &[(&[], draining)],
+        )?;
         let counts = &self.gate.counts;
         page.counter(
             "logins",

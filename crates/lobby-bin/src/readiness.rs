@@ -28,9 +28,14 @@ impl Readiness {
         self.draining.store(true, Relaxed);
     }
 
+    /// Whether [`Self::begin_drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
     /// The answer, and its reason as JSON. No secret stands in it.
     pub fn check(&self) -> (bool, Value) {
-        if self.draining.load(Relaxed) {
+        if self.is_draining() {
             return (false, json!({"ready": false, "reason": "the lobby is draining"}));
         }
         let status = self.consumer.borrow();

@@ -20,6 +20,11 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
 
+/// The lobby drains, and so many sessions are left.
+pub fn draining(sessions: u64) {
+    tell(&[NotifyState::Status(&format!("draining: {sessions} sessions left"))]);
+}
+
 /// Reports to the watchdog, where there is one, for as long as every shard answers and until `stop`.
 pub async fn report(sessions: Arc<Sessions<Ticket>>, stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };

@@ -114,11 +114,15 @@ impl<T: Clone + Send + 'static> Sessions<T> {
 
     /// Closes every session with 1012 after what waits for it, and refuses new ones; returns how many had not
     /// read to the end `within` the limit.
-    pub async fn drain(&self, within: Duration) -> usize {
+    ///
+    /// The sessions are told one batch after the other, evenly over `window` (at most `within`), but no fewer than ten a
+    /// second; until its turn each goes on getting what is handed over. Called again while it drains, the pace stays and
+    /// the later limit counts.
+    pub async fn drain(&self, window: Duration, within: Duration) -> usize {
         let mut answers = Vec::new();
         for shard in &self.shards {
             let (done, answer) = oneshot::channel();
-            if shard.order(Order::Drain { within, done }).await {
+            if shard.order(Order::Drain { window, within, done }).await {
                 answers.push(answer);
             }
         }

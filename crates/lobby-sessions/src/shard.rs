@@ -6,6 +6,7 @@
 mod broadcast;
 mod conversation;
 mod desk;
+mod drain;
 mod lifetime;
 mod oversight;
 mod sweep;
@@ -26,10 +27,7 @@ use tokio::{
 use tracing::info;
 
 use self::{
-    broadcast::Broadcaster,
-    conversation::Unread,
-    desk::Desk,
-    lifetime::{Drain, after_last_words},
+    broadcast::Broadcaster, conversation::Unread, desk::Desk, drain::Drain, lifetime::after_last_words,
     sweep::Sweeps,
 };
 use crate::{
@@ -93,8 +91,9 @@ pub(crate) enum Order {
     Answer {
         done: oneshot::Sender<()>,
     },
-    /// Close every session with 1012, and answer when the last is gone or the time is up.
+    /// Close every session with 1012, paced over the window, and answer when the last is gone or the time is up.
     Drain {
+        window: Duration,
         within: Duration,
         done: oneshot::Sender<usize>,
     },
@@ -186,7 +185,7 @@ impl Shard {
             }
             self.sweep(turn_began);
             self.flush_dirty(turn_began);
-            self.end_drain(turn_began);
+            self.drain_on(turn_began);
         }
     }
 
@@ -212,7 +211,7 @@ impl Shard {
             Order::List { query, answer } => drop(answer.send(self.list(&query, now))),
             Order::Kick { user, serial, done } => drop(done.send(self.kick(user, serial))),
             Order::Answer { done } => drop(done.send(())),
-            Order::Drain { within, done } => self.begin_drain(within, done, now),
+            Order::Drain { window, within, done } => self.begin_drain(window, within, done, now),
         }
     }
 

@@ -61,6 +61,11 @@ impl ShardStats {
         self.sessions[transport as usize].change(1, 0);
     }
 
+    /// Logged-in sessions that have not been told to go.
+    pub(crate) fn open_sessions(&self) -> usize {
+        usize::try_from(self.sessions.iter().map(Figure::get).sum::<u64>()).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn closed(&self, reason: Option<CloseReason>) {
         let code = reason.map_or(0, CloseReason::code);
         let last = CLOSE_CODES.len() - 1;

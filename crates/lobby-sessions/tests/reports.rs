@@ -108,7 +108,7 @@ async fn what_a_full_outbox_did_not_take_and_what_went_with_it_are_called_overfl
             assert_eq!(quick.line().await, json);
         }
         // The slow socket is closed, or given up with the lobby: what was in progress ends there.
-        lobby.sessions.drain(Duration::from_millis(200)).await;
+        lobby.sessions.drain(Duration::ZERO, Duration::from_millis(200)).await;
         lobby.sessions.shut_down();
         let mut overflowed = 0;
         for report in reports {

@@ -298,7 +298,7 @@ async fn a_drain_delivers_what_waits_then_says_1012_and_lets_nobody_in() {
     let mut client = lobby.client(1).await;
     lobby.broadcast(r#"{"last":"words"}"#).wait().await;
     let sessions = Arc::clone(&lobby.sessions);
-    let drain = tokio::spawn(async move { sessions.drain(PATIENCE).await });
+    let drain = tokio::spawn(async move { sessions.drain(Duration::ZERO, PATIENCE).await });
     assert_eq!(client.line().await, r#"{"last":"words"}"#);
     assert_eq!(client.closing_code().await, 1012);
     assert_eq!(client.line().await, "");
@@ -314,8 +314,83 @@ async fn a_drain_delivers_what_waits_then_says_1012_and_lets_nobody_in() {
 async fn a_drain_ends_in_time_with_a_client_that_never_reads_nor_closes() {
     let lobby = Lobby::start(|c| c.close_grace = Duration::from_millis(100)).await;
     let _stuck = lobby.client(1).await;
-    let left = timeout(PATIENCE, lobby.sessions.drain(PATIENCE)).await.expect("ended");
+    let left = timeout(PATIENCE, lobby.sessions.drain(Duration::ZERO, PATIENCE)).await.expect("ended");
     assert_eq!(left, 0, "the farewell's own limit is the shorter one");
+}
+
+#[tokio::test]
+async fn a_paced_drain_tells_one_after_the_other_and_whoever_is_left_still_gets_messages() {
+    const CLIENTS: i64 = 40;
+    let window = Duration::from_secs(2);
+    let lobby = Lobby::start(|c| c.shards = 2).await;
+    let mut clients = Vec::new();
+    for user in 0..CLIENTS {
+        clients.push(lobby.client(user).await);
+    }
+    let (sessions, start) = (Arc::clone(&lobby.sessions), Instant::now());
+    let drain = tokio::spawn(async move { sessions.drain(window, PATIENCE).await });
+    let reading = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            let mut numbers = Vec::new();
+            loop {
+                let line: serde_json::Value = serde_json::from_str(&client.line().await).expect("JSON");
+                match line["n"].as_u64() {
+                    Some(n) => numbers.push(n),
+                    None => {
+                        assert_eq!(
+                            (line["command"].as_str(), line["code"].as_u64()),
+                            (Some("closing"), Some(1012))
+                        );
+                        let wait = line["retry_after_ms"].as_u64().expect("when to return");
+                        return (start.elapsed(), numbers, wait);
+                    }
+                }
+            }
+        })
+    });
+    let reading: Vec<_> = reading.collect();
+    let mut handed_over = 0;
+    while !drain.is_finished() {
+        lobby.broadcast(&format!("{{\"n\":{handed_over}}}")).wait().await;
+        handed_over += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(drain.await.expect("drained"), 0);
+    let (mut told, mut got, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    for client in reading {
+        let (at, numbers, wait) = client.await.expect("read");
+        let count = numbers.len() as u64;
+        assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "a message was lost while it was connected");
+        told.push(at);
+        got.push(count);
+        waits.push(wait);
+    }
+    told.sort_unstable();
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > CLIENTS as usize / 2, "each has a wait of its own: {waits:?}");
+    // A machine that is busy makes the lobby late, never early.
+    let early = |share: usize| told[CLIENTS as usize * share / 4 - 1];
+    assert!(early(2) < early(4) && early(4) >= window * 3 / 4, "{told:?}");
+    assert!(
+        told[CLIENTS as usize / 2] >= window / 4,
+        "more than half were told in the first quarter: {told:?}"
+    );
+    assert!(got.iter().min() < got.iter().max(), "nobody got a message after others were told: {got:?}");
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_time_however_long_its_window() {
+    let lobby = Lobby::start(|_| {}).await;
+    let mut clients = Vec::new();
+    for user in 0..20 {
+        clients.push(lobby.client(user).await);
+    }
+    let drain = lobby.sessions.drain(Duration::from_secs(3600), Duration::from_millis(200));
+    timeout(PATIENCE, drain).await.expect("ended");
+    for client in &mut clients {
+        assert_eq!(client.closing_code().await, 1012);
+    }
 }
 
 #[tokio::test]

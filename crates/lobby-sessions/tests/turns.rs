@@ -94,7 +94,7 @@ async fn a_drain_comes_after_what_was_handed_over_before_it() {
         let mut client = lobby.client(1).await;
         let sessions = Arc::clone(&lobby.sessions);
         lobby.broadcast(r#"{"last":"words"}"#);
-        let drain = tokio::spawn(async move { sessions.drain(PATIENCE).await });
+        let drain = tokio::spawn(async move { sessions.drain(Duration::ZERO, PATIENCE).await });
         assert_eq!(client.line().await, r#"{"last":"words"}"#);
         assert_eq!(client.closing_code().await, 1012);
         drop(client);
@@ -115,7 +115,10 @@ async fn whoever_orders_a_drain_again_learns_the_same_and_so_does_the_first() {
         lobby.broadcast(&json).wait().await;
     }
     let within = Duration::from_millis(200);
-    let left = tokio::join!(lobby.sessions.drain(within), lobby.sessions.drain(within));
+    let left = tokio::join!(
+        lobby.sessions.drain(Duration::ZERO, within),
+        lobby.sessions.drain(Duration::ZERO, within)
+    );
     assert_eq!(left, (1, 1));
     assert_eq!(lobby.sessions.stats().queued_bytes, 0, "the drain's limit is the session's too");
 }
@@ -198,7 +201,7 @@ async fn what_a_client_says_while_a_token_is_verified_does_not_cut_its_last_word
     client.say("{\"command\":\"auth\",\"token\":\"x\"}\n").await;
     say_until_stalled(client.stream.get_ref(), PING).await;
     let sessions = Arc::clone(&lobby.sessions);
-    let drain = tokio::spawn(async move { sessions.drain(PATIENCE).await });
+    let drain = tokio::spawn(async move { sessions.drain(Duration::ZERO, PATIENCE).await });
     assert_eq!(client.closing_code().await, 1012);
     // More than the kernel's buffers hold: it is read, not only sent.
     client.say(&PING.repeat(50_000)).await;

@@ -7,7 +7,7 @@ use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
     examples, limits, logins, outage, publish_command, publishers, queue_modes, receipts, recordings,
-    refusals, restart, self_check, service_manager, slow_reader, start_up, topology, trace, vectors,
+    refusals, restart, rolling, self_check, service_manager, slow_reader, start_up, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -62,6 +62,8 @@ scenarios! {
     "console" SideBySide console::overview,
     "service-manager" SideBySide service_manager::service_manager,
     "second-interrupt" SideBySide drain::second_interrupt,
+    "drain-at-its-worst" SideBySide drain::at_its_worst,
+    "rolling-drain" SideBySide rolling::rolling_drain,
     "console-token" SideBySide console::token_and_kick,
     "console-publish" SideBySide console::publish_form,
     "console-client" SideBySide console::client_tab,

@@ -6,7 +6,8 @@ use axum::{
 };
 
 const INDEX: &str = "lobby\n/         the console, in a browser\n/live     the process serves\n/ready    it consumes from the broker\n\
-    /metrics  Prometheus text\n/trace    the last messages that somebody may miss; /trace?user=42: the last for one user\n";
+    /metrics  Prometheus text\n/trace    the last messages that somebody may miss; /trace?user=42: the last for one user\n\
+    /drain    how far a drain is; POST, with `admin.token`, begins one\n";
 
 /// Scripts and styles of this address only, no frames around it; a WebSocket to this host for the client's tab.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \

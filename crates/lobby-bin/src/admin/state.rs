@@ -2,19 +2,18 @@
 
 use serde_json::{Value, json};
 
-use crate::{config::Config, metrics::Figures, readiness::Readiness};
+use crate::{config::Config, metrics::Figures};
 
 /// Where the answers are.
 #[derive(Debug, Clone)]
 pub struct State {
     pub figures: Figures,
-    pub readiness: Readiness,
 }
 
 impl State {
     /// What may be different at each look.
     pub fn now(&self) -> Value {
-        let (ready, why) = self.readiness.check();
+        let (ready, why) = self.figures.readiness.check();
         let stats = self.figures.sessions.stats();
         let named = |pairs: Vec<(String, u64)>| {
             pairs
@@ -32,6 +31,7 @@ impl State {
         let refused = refused.map(|(limit, count)| (limit.as_str().to_owned(), count));
         json!({
             "ready": ready,
+            "draining": self.figures.readiness.is_draining(),
             "why": why,
             "dropped": named(dropped.collect()),
             "closes": named(closes.collect()),

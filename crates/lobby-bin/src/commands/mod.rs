@@ -1,6 +1,8 @@
 //! Commands that do one thing and end, each in a file of its own.
 
+mod admin;
 mod dead_letters;
+mod drain;
 mod explain;
 mod in_flight;
 mod input;
@@ -20,6 +22,7 @@ use anyhow::Context;
 
 pub use self::{
     dead_letters::dead_letters,
+    drain::{DrainArgs, drain},
     explain::{ExplainArgs, explain},
     publish::{PublishArgs, publish},
     record::{RecordArgs, record},

@@ -1,22 +1,18 @@
 //! `lobby trace`: asks a running lobby for its last decisions.
 
-use std::{net::SocketAddr, time::Duration};
-
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::Context as _;
 use clap::Args;
 
-use super::table::Table;
+use super::{
+    admin::{AdminAddress, AdminArgs},
+    table::Table,
+};
 use crate::{
     Failure,
-    config::{Address, Config, Secret},
+    config::Config,
     print,
     trace::{DEFAULT_LIMIT, Decision, MAX_LIMIT, Outcome, Page},
 };
-
-/// How long the lobby may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer that is read: [`MAX_LIMIT`] decisions take less than a tenth of it.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// What to ask for.
 #[derive(Debug, Args)]
@@ -27,9 +23,8 @@ pub struct TraceArgs {
     /// The latest so many.
     #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = limit, value_name = "COUNT")]
     limit: usize,
-    /// The lobby's admin address, IP:PORT; else `listen.admin`.
-    #[arg(long, value_name = "ADDRESS")]
-    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// The answer as one JSON object.
     #[arg(long)]
     json: bool,
@@ -42,63 +37,18 @@ fn limit(text: &str) -> Result<usize, String> {
 
 /// Prints the decisions, the newest last.
 pub fn trace(config: &Config, args: &TraceArgs) -> Result<(), Failure> {
-    let address = match (args.admin, config.admin) {
-        (Some(address), _) | (None, Address::At(address)) => reachable(address),
-        (None, Address::Off) => {
-            let error = anyhow!("`listen.admin` is off: give the lobby's admin address with --admin");
-            return Err(Failure { code: Failure::CONFIG, error });
-        }
-    };
-    let mut url = format!("http://{address}/trace?limit={}", args.limit);
+    let admin = AdminAddress::of(config, &args.admin)?;
+    let mut path = format!("/trace?limit={}", args.limit);
     if let Some(user) = args.user {
-        url.push_str(&format!("&user={user}"));
+        path.push_str(&format!("&user={user}"));
     }
-    let answer = super::run(async {
-        fetch(&url, &config.admin_token).await.map_err(|error| unreachable_lobby(address, &error))
-    })?;
+    let answer = super::run(admin.get(&path))?;
     if args.json {
         return print(&format!("{}\n", answer.trim_end()));
     }
     let page: Page = serde_json::from_str(&answer)
-        .with_context(|| format!("the answer of {address} is not a lobby's of this version"))?;
+        .with_context(|| format!("the answer of {admin} is not a lobby's of this version"))?;
     print(&shown(&page, args.user))
-}
-
-/// Where a lobby that listens on every address of this machine is reached from here.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
-}
-
-fn unreachable_lobby(address: SocketAddr, error: &anyhow::Error) -> Failure {
-    let error = anyhow!(
-        "no answer from the admin address {address}: {error:#}; is the lobby running, and is this its \
-         `listen.admin`? Give another with --admin"
-    );
-    Failure { code: Failure::UNAVAILABLE, error }
-}
-
-async fn fetch(url: &str, token: &Secret) -> anyhow::Result<String> {
-    let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).no_proxy().build()?;
-    let mut request = client.get(url);
-    if token.is_set() {
-        request = request.bearer_auth(token.expose());
-    }
-    let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
-    let status = response.status();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        ensure!(bytes.len() + chunk.len() <= MAX_ANSWER_BYTES, "more than {MAX_ANSWER_BYTES} bytes");
-        bytes.extend_from_slice(&chunk);
-    }
-    let text = String::from_utf8(bytes).context("not text")?;
-    ensure!(status.is_success(), "it says {status}: {}", text.trim());
-    Ok(text)
 }
 
 fn shown(page: &Page, user: Option<i64>) -> String {
@@ -229,15 +179,5 @@ mod tests {
         assert!(shown(&page(4), None).contains("every message"));
         let some = Page { decisions: vec![decision(Outcome::Written, None)], ..page(4096) };
         assert!(shown(&some, Some(42)).ends_with("1 of the last 3 decisions, since its start\n"));
-    }
-
-    #[test]
-    fn a_lobby_that_listens_everywhere_is_asked_on_loopback() {
-        for (listens, asked) in
-            [("0.0.0.0:8011", "127.0.0.1:8011"), ("[::]:1", "[::1]:1"), ("10.0.0.1:8011", "10.0.0.1:8011")]
-        {
-            let listens: SocketAddr = listens.parse().expect("an address");
-            assert_eq!(reachable(listens).to_string(), asked);
-        }
     }
 }

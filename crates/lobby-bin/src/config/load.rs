@@ -9,6 +9,7 @@ use std::{
 use super::{
     broker,
     dead_letter::dead_letter_topology,
+    drain::drain_times,
     expand::expand,
     queue,
     settings::{Config, SETTINGS, Setting},
@@ -116,6 +117,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     check_together(&loaded.config)?;
     queue::topology(&loaded.config)?;
     dead_letter_topology(&loaded.config)?;
+    drain_times(&loaded.config)?;
     Ok(loaded)
 }
 

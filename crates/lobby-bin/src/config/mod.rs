@@ -2,6 +2,7 @@
 
 mod broker;
 mod dead_letter;
+mod drain;
 mod expand;
 mod load;
 mod print;
@@ -12,6 +13,7 @@ mod value;
 
 pub use broker::connection;
 pub use dead_letter::{dead_letter_topology, dead_letters};
+pub use drain::{DrainTimes, drain_times};
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;

@@ -89,6 +89,7 @@ pub struct Config {
     pub frame: FrameKind,
     pub shards: usize,
     pub drain_timeout: Duration,
+    pub drain_window: Option<Duration>,
     pub retry_spread: Duration,
     pub trace_decisions: usize,
     pub log_level: String,
@@ -351,7 +352,7 @@ settings! {
         |c, t| c.tcp = parse(t)?;
     listen.websocket = "127.0.0.1:8003", "Address for WebSocket, or \"off\".",
         |c, t| c.websocket = parse(t)?;
-    listen.admin = "127.0.0.1:8011", "Address of the console, /live, /ready, /metrics and /trace, or \"off\".",
+    listen.admin = "127.0.0.1:8011", "Address of the console, /live, /ready, /metrics, /trace and /drain, or \"off\".",
         |c, t| c.admin = parse(t)?;
     listen.max_connections = "100000", "Connections in all; one more is told to try later (1013, or 503 before the upgrade).",
         |c, t| c.max_connections = whole(t, 1, 10_000_000)?;
@@ -427,6 +428,8 @@ settings! {
 
     shutdown.drain_timeout = "10s", "How long a drain may take before the process ends anyway.",
         |c, t| c.drain_timeout = within(t, 100 * MS, 3600 * SECOND)?;
+    shutdown.drain_window = "", "Over how much of that time clients are told to come back later (1012), one after the other; the others go on getting messages. At least ten a second are told. Empty: half of `shutdown.drain_timeout`. At most all of it but a second.",
+        |c, t| c.drain_window = set(t, |t| within(t, Duration::ZERO, 3600 * SECOND))?;
     shutdown.retry_spread = "10s", "Over how long the returns of clients are spread that a drain or a limit on connections sent away.",
         |c, t| c.retry_spread = within(t, MS, 3600 * SECOND)?;
 

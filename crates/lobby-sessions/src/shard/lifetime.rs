@@ -1,12 +1,11 @@
-//! A session on its shard: let in, welcomed, forgotten; and the end of them all.
+//! A session on its shard: let in, welcomed, forgotten.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::{Interest, Token, net::TcpStream};
-use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::Shard;
+use super::{Shard, drain::LINGER};
 use crate::{
     Admission, CloseReason,
     outbox::Outbox,
@@ -14,20 +13,6 @@ use crate::{
     seat::Seat,
     session::{Session, State},
 };
-
-/// How long a client may take to close its side once all is written. The kernel goes on sending after that, but
-/// what the client says then would cut it short.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// An order to end every session, until it is carried out.
-#[derive(Debug)]
-pub(super) struct Drain {
-    until: Instant,
-    /// Who waits for it; nobody once it is over.
-    done: Vec<oneshot::Sender<usize>>,
-    /// Sessions that ended before they had read their last words.
-    cut_off: usize,
-}
 
 impl Shard {
     pub(super) fn admit(&mut self, admission: Admission, now: Instant) {
@@ -109,7 +94,7 @@ impl Shard {
             }
             State::Draining { reason, .. } => {
                 if let Some(drain) = &mut self.drain {
-                    drain.cut_off += 1;
+                    drain.cuts_off();
                 }
                 Some(reason.code())
             }
@@ -118,40 +103,6 @@ impl Shard {
         self.desk.stats.queued_bytes.change(session.outbox.bytes(), 0);
         info!(user_id = %session.user, login = &*session.login, peer = %session.peer,
             transport = session.transport.as_str(), code, "session ended");
-    }
-
-    /// Tells every session that the lobby restarts.
-    pub(super) fn begin_drain(&mut self, within: Duration, done: oneshot::Sender<usize>, now: Instant) {
-        let deadline = now + within;
-        for (_, seat) in &mut self.seats {
-            let session = seat.session_mut();
-            self.desk.close(session, CloseReason::Restart);
-            if let State::Draining { reason, .. } = session.state {
-                session.state = State::Draining { reason, deadline };
-            }
-        }
-        // The sweep of farewells ends the last ones; what comes on top is for a sweep that is late.
-        let until = deadline + LINGER;
-        let drain = self.drain.get_or_insert(Drain { until, done: Vec::new(), cut_off: 0 });
-        drain.until = until;
-        drain.done.push(done);
-    }
-
-    /// Answers the order to drain once the last session is gone or the time is up. The shard goes on refusing logins.
-    pub(super) fn end_drain(&mut self, now: Instant) {
-        if let Some(drain) = &mut self.drain
-            && (self.seats.is_empty() || now >= drain.until)
-        {
-            for done in drain.done.drain(..) {
-                // Whoever gave up waiting needs no answer.
-                let _ = done.send(self.seats.len() + drain.cut_off);
-            }
-        }
-    }
-
-    /// When the drain's time is up.
-    pub(super) fn drain_deadline(&self) -> Option<Instant> {
-        self.drain.as_ref().filter(|drain| !drain.done.is_empty()).map(|drain| drain.until)
     }
 }
 
