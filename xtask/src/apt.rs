@@ -1,7 +1,7 @@
 //! Installs Debian packages for a machine that has none of what is needed, without starting their services.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
@@ -76,6 +76,27 @@ pub(crate) async fn install(
     let said = || tail(&std::fs::read_to_string(log.path()).unwrap_or_default(), 12);
     ensure!(status.success(), "apt could not install {list} ({status}); it said last:\n{}", said());
     Ok(())
+}
+
+/// Where `program` is; installs its Debian `package` where that is possible and needed.
+///
+/// # Errors
+/// It is not here and cannot be installed, with the reason.
+pub(crate) async fn program(program: &str, package: &str) -> anyhow::Result<PathBuf> {
+    if let Some(found) = find(program) {
+        return Ok(found);
+    }
+    install(&[package], &mut |line| eprintln!("{line}"))
+        .await
+        .with_context(|| format!("there is no `{program}`"))?;
+    find(program).with_context(|| format!("the package {package} brought no program `{program}`"))
+}
+
+/// A program by its name; servers often stand where a user's `PATH` does not look.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/bin".into()]);
+    directories.map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
 /// The last `lines` lines of `text`.

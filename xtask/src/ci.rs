@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::build::cargo;
-use crate::{contract, documents, java, progress};
+use crate::{contract, deployment, documents, java, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
 const DEPENDENCY_RULES: [(&str, &[&str]); 5] = [
@@ -43,6 +43,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     run.step("Java publisher", java_publisher()).await?;
     run.web_assembly().await?;
     run.step("generated documents", documents::check()).await?;
+    run.step("deployment files", deployment::check()).await?;
     run.tests().await?;
     run.documents().await?;
     run.broker_tests().await?;

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask docs` writes them; `cargo xtask ci` fails when one is not what the code makes now.
 
+pub(crate) mod links;
 mod rows;
 
 use anyhow::{Context as _, ensure};
@@ -11,21 +12,23 @@ use tokio::process::Command;
 const SHOWING: [&str; 3] = ["README.md", rows::DOCUMENT, "docs/receipts.md"];
 const CONFIGURATION: &str = "docs/configuration.md";
 
-/// Writes them, and fails when one names a test that there is not.
+/// Writes them, and fails when one names a test, or links to a place, that there is not.
 pub(crate) async fn write() -> anyhow::Result<()> {
     for (path, wanted) in documents().await? {
         std::fs::write(path, wanted).with_context(|| format!("write {path}"))?;
     }
-    rows::check()
+    rows::check()?;
+    links::check()
 }
 
-/// Fails when one is not what the code makes, or names a test that there is not.
+/// Fails when one is not what the code makes, or names a test or links to a place that there is not.
 pub(crate) async fn check() -> anyhow::Result<()> {
     for (path, wanted) in documents().await? {
         let present = std::fs::read_to_string(path).unwrap_or_default();
         ensure!(present == wanted, "{path} is not what the code makes: run `cargo xtask docs`");
     }
-    rows::check()
+    rows::check()?;
+    links::check()
 }
 
 async fn documents() -> anyhow::Result<Vec<(&'static str, String)>> {

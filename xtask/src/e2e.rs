@@ -18,6 +18,7 @@ mod examples;
 mod kit;
 mod limits;
 mod logins;
+mod monitoring;
 mod outage;
 mod publish_command;
 mod publishers;

@@ -16,6 +16,7 @@ mod build;
 mod ci;
 mod client;
 mod contract;
+mod deployment;
 mod docker;
 mod documents;
 mod e2e;
@@ -57,6 +58,8 @@ enum Command {
     Ci,
     /// Write the documents that are made from the code.
     Docs,
+    /// Check what stands in `deploy/` with the programs that will read it.
+    Deployment,
     /// Unit tests, doc tests and broker tests.
     Test,
     /// End-to-end tests: the built `lobby` against a real broker and real sockets.
@@ -94,6 +97,7 @@ async fn main() -> ExitCode {
         Command::Run { once, pull } => run::run(once, pull).await,
         Command::Ci => ci::ci().await,
         Command::Docs => documents::write().await,
+        Command::Deployment => deployment::check().await,
         Command::Test => ci::test().await,
         Command::E2e(options) => tokio::select! {
             outcome = e2e::e2e(&options) => outcome,

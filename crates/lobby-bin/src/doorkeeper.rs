@@ -93,6 +93,11 @@ impl Doorkeeper {
         locked(&self.occupancy).open()
     }
 
+    /// Connections that may hold a place.
+    pub fn most(&self) -> usize {
+        self.limits.total
+    }
+
     /// Connections refused so far, by the limit that was in the way.
     pub fn refused(&self) -> impl Iterator<Item = (Limit, u64)> {
         Limit::ALL.into_iter().zip(self.refused.iter().map(|count| count.load(Relaxed)))

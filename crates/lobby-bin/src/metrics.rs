@@ -82,6 +82,10 @@ impl Page<'_, '_> {
     }
 }
 
+fn whole(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
 fn one(
     metric: &mut MetricEncoder<'_>,
     labels: &Labels<'_>,
@@ -136,6 +140,11 @@ impl Figures {
             "Bytes of the notifications that wait, each counted once however many share it",
             &[(&[], self.sessions.meter().live_bytes())],
         )?;
+        page.gauge(
+            "notification_bytes_limit",
+            "Past this many, the sessions that lag most are closed (sessions.outbox_total_bytes)",
+            &[(&[], whole(self.sessions.config().outbox_total_bytes))],
+        )?;
         page.counter(
             "outbox_overflow",
             "Messages that did not fit into an outbox",
@@ -170,15 +179,21 @@ impl Figures {
     }
 
     fn connections(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
-        let open = u64::try_from(self.gate.doorkeeper.open()).unwrap_or(u64::MAX);
+        let doorkeeper = &self.gate.doorkeeper;
+        let open = whole(doorkeeper.open());
         page.gauge("connections", "Connections of clients, logged in or not", &[(&[], open)])?;
+        page.gauge(
+            "connections_limit",
+            "Connections that there may be (listen.max_connections, or what the limit of open files allows)",
+            &[(&[], whole(doorkeeper.most()))],
+        )?;
         page.gauge(
             "handshakes",
             "Connections that have not logged in yet",
             &[(&[], self.gate.counts.handshakes.load(Relaxed))],
         )?;
         let series: Vec<_> =
-            self.gate.doorkeeper.refused().map(|(limit, n)| ([("limit", limit.as_str())], n)).collect();
+            doorkeeper.refused().map(|(limit, n)| ([("limit", limit.as_str())], n)).collect();
         let series: Vec<_> = series.iter().map(|(labels, n)| (&labels[..], *n)).collect();
         page.counter("connections_refused", "Connections turned away by the limit that was reached", &series)
     }

@@ -47,11 +47,11 @@ impl Peer {
     /// Why there is none, for people.
     pub(super) async fn find(self, progress: &mut (dyn FnMut(&str) + Send)) -> Result<PathBuf, String> {
         let package = self.package();
-        if let Some(found) = installed(package) {
+        if let Some(found) = apt::find(package) {
             return Ok(found);
         }
         apt::install(&[package], progress).await.map_err(|error| format!("{error:#}"))?;
-        installed(package).ok_or_else(|| format!("the package {package} brought no program {package}"))
+        apt::find(package).ok_or_else(|| format!("the package {package} brought no program {package}"))
     }
 
     /// What the program says its version is.
@@ -166,11 +166,4 @@ impl PeerProcess {
         }
         Ok(Self { _child: child, pid, address, _directory: directory })
     }
-}
-
-/// Debian has servers in `/usr/sbin`, which is not on everyone's path.
-fn installed(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/bin".into()]);
-    directories.map(|directory| directory.join(program)).find(|file| file.is_file())
 }

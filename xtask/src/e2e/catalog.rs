@@ -6,8 +6,9 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
-    examples, limits, logins, outage, publish_command, publishers, queue_modes, receipts, recordings,
-    refusals, restart, rolling, self_check, service_manager, slow_reader, start_up, topology, trace, vectors,
+    examples, limits, logins, monitoring, outage, publish_command, publishers, queue_modes, receipts,
+    recordings, refusals, restart, rolling, self_check, service_manager, slow_reader, start_up, topology,
+    trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -116,6 +117,7 @@ scenarios! {
     "faf-variables" SideBySide start_up::faf_variables,
     "existing-exchange" SideBySide start_up::existing_exchange,
     "metrics" SideBySide start_up::metrics,
+    "monitoring" SideBySide monitoring::monitoring,
     "trace" SideBySide trace::trace,
     "publish-command" SideBySide publish_command::publish_command,
     "publish-command-lines" SideBySide publish_command::lines,
