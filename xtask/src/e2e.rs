@@ -15,6 +15,7 @@ mod dead_letters;
 mod drain;
 mod duplicates;
 mod examples;
+mod haproxy;
 mod kit;
 mod limits;
 mod logins;

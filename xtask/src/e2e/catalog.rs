@@ -6,9 +6,9 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
-    examples, limits, logins, monitoring, outage, publish_command, publishers, queue_modes, receipts,
-    recordings, refusals, restart, rolling, self_check, service_manager, slow_reader, start_up, topology,
-    trace, vectors,
+    examples, haproxy, limits, logins, monitoring, outage, publish_command, publishers, queue_modes,
+    receipts, recordings, refusals, restart, rolling, self_check, service_manager, slow_reader, start_up,
+    topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -157,6 +157,7 @@ scenarios! {
     "topology-check" SideBySide topology::check,
     "dead-letters-lobby-killed" SideBySide dead_letters::killed_before_the_confirm,
     "sigterm-drain" Alone drain::sigterm_drain,
+    "haproxy-rolling" Alone haproxy::haproxy_rolling,
     "broker-hangs" StopsBroker outage::broker_hangs,
     "broker-restart" StopsBroker restart::broker_restart,
     "broker-killed" StopsBroker restart::broker_killed,
