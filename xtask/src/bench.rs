@@ -24,7 +24,7 @@ pub(crate) mod floor;
 mod histogram;
 mod idle;
 mod instructions;
-mod machine;
+pub(crate) mod machine;
 mod peer;
 mod plan;
 mod plot;

@@ -150,7 +150,15 @@ impl Broker {
     }
 
     async fn native(progress: &mut (dyn FnMut(&str) + Send)) -> anyhow::Result<Self> {
-        let (node, version) = NativeNode::start(progress).await?;
+        Self::configured("", progress).await
+    }
+
+    /// A private node of the installed package with this `advanced.config`, if it is not empty.
+    pub(crate) async fn configured(
+        advanced: &str,
+        progress: &mut (dyn FnMut(&str) + Send),
+    ) -> anyhow::Result<Self> {
+        let (node, version) = NativeNode::start(advanced, progress).await?;
         let how = format!("private native node, RabbitMQ {version}");
         let (port, management_port) = (node.amqp_port(), node.management_port());
         Self::started(Node::Native(node), how, "127.0.0.1", port, management_port).await
@@ -266,6 +274,17 @@ impl Broker {
             Node::Native(node) => node.signal(Signal::STOP),
             Node::Container(container) => container.pause().await,
             Node::Foreign => not_ours("pause"),
+        }
+    }
+
+    /// Runs `rabbitmqctl` for the node; only a native node has one.
+    pub(crate) async fn control(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        match &self.node {
+            Node::Native(node) => node.control(arguments).await,
+            Node::Container(_) => {
+                bail!("rabbitmqctl runs for native nodes only; LOBBY_TEST_BROKER=native makes one")
+            }
+            Node::Foreign => not_ours("control"),
         }
     }
 

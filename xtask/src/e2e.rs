@@ -8,7 +8,7 @@ mod addressing;
 mod admittance;
 mod broker_login;
 mod catalog;
-mod cluster;
+pub(crate) mod cluster;
 mod console;
 mod conversation;
 mod dead_letters;

@@ -17,6 +17,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -320,16 +321,20 @@ impl Lobby {
         Ok(kib.parse::<u64>().with_context(|| format!("resident memory `{kib}`"))? * 1024)
     }
 
+    /// Sends any signal.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("process id 0")?;
+        rustix::process::kill_process(pid, signal).with_context(|| format!("send {signal:?} to the lobby"))
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) -> anyhow::Result<()> {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("process id 0")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("send SIGTERM to the lobby")
+        self.signal(Signal::TERM)
     }
 
     /// Sends SIGINT, as Ctrl-C does.
     pub(crate) fn interrupt(&self) -> anyhow::Result<()> {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("process id 0")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).context("send SIGINT to the lobby")
+        self.signal(Signal::INT)
     }
 
     /// Waits for the process to end by itself, and for the end of its log.

@@ -21,6 +21,7 @@ mod docker;
 mod documents;
 mod e2e;
 mod environment;
+mod faults;
 mod http;
 mod java;
 mod lobby;
@@ -64,6 +65,8 @@ enum Command {
     Test,
     /// End-to-end tests: the built `lobby` against a real broker and real sockets.
     E2e(e2e::Options),
+    /// Every fault that the lobby has to survive, produced on purpose: a table, JSON, `docs/RELIABILITY.md`.
+    Faults(faults::Options),
     /// What a delivery costs, beside what the kernel alone costs: tables, JSON, `docs/BENCHMARKS.md`.
     Bench(bench::Options),
     /// The server that does nothing but write; started by the benchmark.
@@ -101,6 +104,10 @@ async fn main() -> ExitCode {
         Command::Test => ci::test().await,
         Command::E2e(options) => tokio::select! {
             outcome = e2e::e2e(&options) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        },
+        Command::Faults(options) => tokio::select! {
+            outcome = faults::faults(&options) => outcome,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         },
         Command::Bench(options) => bench::bench(&options).await,

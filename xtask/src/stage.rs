@@ -4,6 +4,7 @@ pub(crate) mod flood;
 pub(crate) mod notifier;
 pub(crate) mod order;
 pub(crate) mod proxy;
+pub(crate) mod tally;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -54,11 +55,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn set(
-        name: &'static str,
-        broker: &Arc<Broker>,
-        binary: PathBuf,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn set(name: &str, broker: &Arc<Broker>, binary: PathBuf) -> anyhow::Result<Self> {
         let vhost = broker.vhost(name).await.context("make a virtual host")?;
         let management = broker.management().cloned();
         let url = AmqpUrl::parse(vhost.amqp_url())?;
@@ -105,6 +102,11 @@ impl Stage {
         outcome
     }
 
+    /// Tells the broker something with `rabbitmqctl`.
+    pub(crate) async fn control_broker(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        self.broker.control(arguments).await
+    }
+
     /// The broker's TLS port and the directory of its certificates, where it has them.
     pub(crate) fn tls(&self) -> Option<(u16, PathBuf)> {
         self.broker.tls()
@@ -120,8 +122,9 @@ impl Stage {
         self.management.as_ref()
     }
 
-    /// Closes the lobby's connections, but for its self-check's, through the broker's management; how many those were, at least one.
-    pub(crate) async fn close_lobby_connections(&self) -> anyhow::Result<usize> {
+    /// Closes the lobby's connections, but for its self-check's, through the broker's management: when, as it takes a
+    /// moment until the broker lists a connection.
+    pub(crate) async fn close_lobby_connections(&self) -> anyhow::Result<Instant> {
         let management = self.management.as_ref().context("the broker's management API is out of reach")?;
         let start = Instant::now();
         loop {
@@ -132,15 +135,13 @@ impl Stage {
                 let name = connection["user_provided_name"].as_str().unwrap_or_default();
                 name != CONNECTION_NAME && !name.ends_with("self-check")
             });
-            let mut closed = 0;
+            let (mut closed, begin) = (false, Instant::now());
             for name in others.filter_map(|connection| connection["name"].as_str()) {
                 // One that is gone already is listed a moment longer.
-                closed += usize::from(
-                    management.delete(&format!("/connections/{}", percent_encode(name))).await.is_ok(),
-                );
+                closed |= management.delete(&format!("/connections/{}", percent_encode(name))).await.is_ok();
             }
-            if closed > 0 {
-                return Ok(closed);
+            if closed {
+                return Ok(begin);
             }
             ensure!(start.elapsed() < PATIENCE, "management never listed a connection of the lobby");
             sleep(POLL).await;
@@ -180,6 +181,15 @@ impl Stage {
 
     pub(crate) fn skipped(&self) -> Option<String> {
         self.skipped.get().cloned()
+    }
+
+    /// An error with the first line in which a lobby tells of a panic.
+    pub(crate) fn no_panic(&self) -> anyhow::Result<()> {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let panic =
+            logs.iter().find_map(|(_, log)| log.lines().into_iter().find(|line| line.contains("panicked")));
+        ensure!(panic.is_none(), "a lobby panicked: {}", panic.unwrap_or_default());
+        Ok(())
     }
 
     pub(crate) fn last_log_lines(&self) -> Vec<String> {

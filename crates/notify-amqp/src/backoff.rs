@@ -2,7 +2,8 @@
 //!
 //! Pure: the random number and the time are arguments. The wait doubles from `base` to `cap` with
 //! *equal jitter* (half fixed, half random), so that a fleet that lost its broker at one moment does
-//! not come back at one moment, and nobody waits for nothing.
+//! not come back at one moment, and nobody waits for nothing. A connection that consumed a while, and was lost, is
+//! evidence of a broker that is there: what was waited before it counts for less.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ pub struct BackoffPolicy {
     /// A connection that consumed this long counts as good: the next wait is the first again
     /// (default 60 s, so that a broker that drops everybody after a few seconds is not stormed).
     pub stable_after: Duration,
+    /// After a connection that consumed for less than that, the wait is no longer than this, and later ones double from
+    /// there (default 800 ms: a broker that drops everybody is asked at most twice a second).
+    pub max_after_session: Duration,
 }
 
 impl Default for BackoffPolicy {
@@ -24,6 +28,7 @@ impl Default for BackoffPolicy {
             base: Duration::from_millis(100),
             cap: Duration::from_secs(30),
             stable_after: Duration::from_secs(60),
+            max_after_session: Duration::from_millis(800),
         }
     }
 }
@@ -63,10 +68,9 @@ impl Backoff {
 
     /// The same, with the wait that another policy has after so many failures in a row.
     pub fn failed_under(&mut self, policy: BackoffPolicy, now: Instant, random: u64) -> Duration {
-        if let Some(since) = self.good_since.take()
-            && now.saturating_duration_since(since) >= self.policy.stable_after
-        {
-            self.failures = 0;
+        if let Some(since) = self.good_since.take() {
+            let stable = now.saturating_duration_since(since) >= self.policy.stable_after;
+            self.failures = if stable { 0 } else { forgiven(self.policy, self.failures) };
         }
         let ceiling = ceiling(policy, self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -79,6 +83,13 @@ impl Backoff {
 fn ceiling(policy: BackoffPolicy, failures: u32) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     policy.base.saturating_mul(factor).min(policy.cap)
+}
+
+/// So many of `failures` that the wait after them is not longer than after any session.
+fn forgiven(policy: BackoffPolicy, failures: u32) -> u32 {
+    let fits = |failures: &u32| ceiling(policy, *failures) <= policy.max_after_session;
+    // No factor doubles more often.
+    (0..=failures.min(u32::BITS)).rev().find(fits).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -106,6 +117,20 @@ mod tests {
         let mut backoff = Backoff::new(BackoffPolicy::default());
         backoff.failures = 1_000_000;
         assert_eq!(backoff.failed(Instant::now(), u64::MAX), ms(30_000));
+    }
+
+    #[test]
+    fn a_lost_connection_that_consumed_is_tried_again_within_a_second_and_then_waits_double_again() {
+        let now = Instant::now();
+        for earlier in [10, 1_000_000] {
+            let mut backoff = Backoff::new(BackoffPolicy::default());
+            backoff.failures = earlier;
+            for _ in 0..100 {
+                backoff.succeeded(now);
+                assert_eq!(backoff.failed(now + ms(1), u64::MAX), ms(800));
+            }
+            assert_eq!(backoff.failed(now, u64::MAX), ms(1600));
+        }
     }
 
     #[test]

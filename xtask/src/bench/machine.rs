@@ -4,18 +4,18 @@ use std::fs;
 
 /// The machine and the system in one line each.
 #[derive(Debug, Clone)]
-pub(super) struct Machine {
-    pub(super) cores: usize,
-    pub(super) processor: String,
-    pub(super) memory_gib: f64,
-    pub(super) kernel: String,
-    pub(super) open_files: u64,
+pub(crate) struct Machine {
+    pub(crate) cores: usize,
+    pub(crate) processor: String,
+    pub(crate) memory_gib: f64,
+    pub(crate) kernel: String,
+    pub(crate) open_files: u64,
 }
 
 impl Machine {
     /// This machine. Raises the limit of open files as far as it may be raised, since each client needs one here and
     /// one in the server.
-    pub(super) fn prepared() -> Self {
+    pub(crate) fn prepared() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name))?;
@@ -34,14 +34,14 @@ impl Machine {
     }
 
     /// The most clients that one process can hold.
-    pub(super) fn most_clients(&self) -> u32 {
+    pub(crate) fn most_clients(&self) -> u32 {
         /// Files that lobby and driver need besides.
         const OTHERS: u64 = 200;
         u32::try_from(self.open_files.saturating_sub(OTHERS)).unwrap_or(u32::MAX)
     }
 
     /// For people.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         format!(
             "{} × {}, {:.0} GiB, {}, {} open files a process",
             self.cores, self.processor, self.memory_gib, self.kernel, self.open_files

@@ -25,6 +25,11 @@ use crate::process::Identity;
 /// The server script itself; the wrapper on the `PATH` switches user.
 pub(crate) const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
+/// Beside the server, for the same reason.
+const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+/// It starts a virtual machine of its own.
+const CONTROL_LIMIT: Duration = Duration::from_secs(60);
+
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const ATTEMPTS: u32 = 3;
@@ -65,11 +70,14 @@ impl Ports {
 
 impl NativeNode {
     /// Starts a node and waits until it answers AMQP; returns it with its version. Tries new ports twice.
-    pub(crate) async fn start(progress: &mut (dyn FnMut(&str) + Send)) -> anyhow::Result<(Self, String)> {
+    pub(crate) async fn start(
+        advanced: &str,
+        progress: &mut (dyn FnMut(&str) + Send),
+    ) -> anyhow::Result<(Self, String)> {
         let mut attempt = 1;
         loop {
             progress("starting a private native node");
-            match Self::attempt().await {
+            match Self::attempt(advanced).await {
                 Ok(started) => return Ok(started),
                 Err(error) if attempt < ATTEMPTS && is_port_clash(&format!("{error:#}")) => {
                     progress("the node lost a port to another process; trying new ports");
@@ -80,11 +88,14 @@ impl NativeNode {
         }
     }
 
-    async fn attempt() -> anyhow::Result<(Self, String)> {
+    async fn attempt(advanced: &str) -> anyhow::Result<(Self, String)> {
         let [amqp, amqps, management, distribution, epmd] =
             ports::free().context("free ports on 127.0.0.1")?;
         let ports = Ports { amqp, amqps, management, distribution, epmd };
         let node = Self::prepare(ports, fastrand::u128(..), Vec::new())?;
+        if !advanced.is_empty() {
+            fs::write(node.directory.join("advanced.config"), advanced).context("write advanced.config")?;
+        }
         let version = node.launch().await?;
         Ok((node, version))
     }
@@ -139,6 +150,22 @@ impl NativeNode {
             end(&mut child);
             guard.disarm();
         }
+    }
+
+    /// Runs `rabbitmqctl` with these arguments.
+    pub(crate) async fn control(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::from(self.bare(CONTROL));
+        command.args(["--quiet", "--node", &self.ports.node_name()]).args(arguments);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let ran = tokio::time::timeout(CONTROL_LIMIT, command.output()).await;
+        let output =
+            ran.with_context(|| format!("{CONTROL} {arguments:?} did not end in {CONTROL_LIMIT:?}"))?;
+        let output = output.with_context(|| format!("run {CONTROL}"))?;
+        let said = || {
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+        };
+        ensure!(output.status.success(), "{CONTROL} {arguments:?}: {}: {}", output.status, said());
+        Ok(())
     }
 
     /// Sends a signal to the node: SIGSTOP and SIGCONT make it hang and go on.
@@ -232,6 +259,9 @@ impl NativeNode {
              auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
              ssl_cert_login_from = common_name\n\
              management.tcp.port = {management}\ncollect_statistics_interval = 1000\n\
+             management.sample_retention_policies.global.minute = 1\n\
+             management.sample_retention_policies.basic.minute = 1\n\
+             management.sample_retention_policies.detailed.minute = 1\n\
              log.console = true\nlog.file = false\n"
         );
         if !self.peers.is_empty() {
@@ -251,22 +281,30 @@ impl NativeNode {
         if self.peers.is_empty() { local.to_owned() } else { format!("{local} -kernel net_ticktime 5") }
     }
 
-    fn command(&self) -> anyhow::Result<Command> {
-        let Ports { distribution, epmd, .. } = self.ports;
-        let directory = |name: &str| self.directory.join(name);
-        let console = File::options().append(true).create(true).open(directory("console.log"))?;
-        let mut command = Command::new(SERVER);
+    /// A program of the package that belongs to this node and to no other of the machine's.
+    fn bare(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("RABBITMQ_") || name.starts_with("ERL_")) {
                 command.env_remove(name);
             }
         }
         command
-            .env("HOME", directory("home"))
+            .env("HOME", self.directory.join("home"))
+            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null");
+        command
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let Ports { distribution, .. } = self.ports;
+        let directory = |name: &str| self.directory.join(name);
+        let console = File::options().append(true).create(true).open(directory("console.log"))?;
+        let mut command = self.bare(SERVER);
+        command
             .env("RABBITMQ_NODENAME", self.ports.node_name())
             .env("RABBITMQ_DIST_PORT", distribution.to_string())
-            .env("ERL_EPMD_PORT", epmd.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_MNESIA_BASE", directory("mnesia"))
             .env("RABBITMQ_LOG_BASE", directory("log"))
             .env("RABBITMQ_PID_FILE", directory("pid"))
@@ -274,7 +312,6 @@ impl NativeNode {
             .env("RABBITMQ_CONFIG_FILE", directory("rabbitmq.conf"))
             .env("RABBITMQ_CONFIG_FILES", directory("conf.d"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", directory("advanced.config"))
-            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.erlang_arguments())
             .env("ERL_CRASH_DUMP_SECONDS", "0")
             // Makes the script exec the VM, so that the child is the node itself.

@@ -8,8 +8,9 @@ use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::flood::{Flood, Source};
-use super::notifier::{Notifier, numbered};
+use super::notifier::{Notifier, numbered, unique};
 use super::stage::Stage;
+use super::stage::tally::Tally;
 use crate::PATIENCE;
 use crate::amqp_wire::{AmqpUrl, Outcome, percent_encode};
 use crate::broker::Cluster;
@@ -17,7 +18,7 @@ use crate::client::Transport;
 use crate::lobby::{Lobby, Setup};
 
 /// What the lobbies connect to first.
-const CONNECTED: usize = 0;
+pub(crate) const CONNECTED: usize = 0;
 /// What the publishers use, and where the lobbies go when the first is gone.
 const LASTING: usize = 1;
 /// What holds the queues.
@@ -30,16 +31,23 @@ const BATCH: u64 = 5;
 const NODE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// One lobby with its queue on one node and a stream of its own.
-struct Side {
+#[derive(Debug)]
+pub(crate) struct Side {
     kind: &'static str,
-    exchange: String,
-    lobby: Lobby,
+    pub(crate) exchange: String,
+    pub(crate) lobby: Lobby,
 }
 
 impl Side {
     /// Declares the queue on the holding node, as the lobby will, and starts the lobby.
-    async fn start(stage: &Stage, cluster: &Cluster, kind: &'static str) -> anyhow::Result<Self> {
-        let exchange = format!("{}-{kind}", stage.exchange());
+    /// What is out of the ordinary about the lobby comes from `tweak`.
+    pub(crate) async fn start(
+        stage: &Stage,
+        cluster: &Cluster,
+        kind: &'static str,
+        tweak: impl FnOnce(Setup) -> Setup,
+    ) -> anyhow::Result<Self> {
+        let exchange = unique(&format!("{}-{kind}", stage.exchange()));
         let queue = format!("{exchange}.lobby.client.notify.{kind}");
         let body = json!({
             "durable": true,
@@ -56,7 +64,7 @@ impl Side {
         }
         let setup = setup(stage, cluster).set("LOBBY_BROKER__EXCHANGE", &exchange);
         let setup = setup.set("LOBBY_INSTANCE__NAME", kind).set("LOBBY_QUEUE__TYPE", kind);
-        let lobby = stage.start(&setup).await?;
+        let lobby = stage.start(&tweak(setup)).await?;
         let side = Self { kind, exchange, lobby };
         side.connected_to(&cluster.address(CONNECTED)).await?;
         Ok(side)
@@ -68,7 +76,7 @@ impl Side {
         Ok(())
     }
 
-    fn source(&self, url: &AmqpUrl) -> Source {
+    pub(crate) fn source(&self, url: &AmqpUrl) -> Source {
         Source::at(url.clone(), self.exchange.clone(), BEFORE, BATCH)
     }
 
@@ -102,17 +110,33 @@ pub(super) async fn cluster(stage: &Stage) -> anyhow::Result<()> {
     let begin = Instant::now();
     let cluster = Cluster::start().await.context("start a cluster")?;
     stage.fact(format!("three nodes formed a cluster in {:.1} s", begin.elapsed().as_secs_f64()));
-    let url = AmqpUrl::parse(&format!("amqp://guest:guest@{}/%2f", cluster.address(LASTING)))?;
-    let mut classic = Side::start(stage, &cluster, "classic").await?;
-    let mut quorum = Side::start(stage, &cluster, "quorum").await?;
+    let (tally, _) = nodes_killed(stage, &cluster).await?;
+    tally.faultless()
+}
 
-    connected_node_killed(stage, &cluster, &url, [&mut classic, &mut quorum]).await?;
+/// Where publishers reach a node that lives all the while.
+pub(crate) fn lasting(cluster: &Cluster) -> anyhow::Result<AmqpUrl> {
+    AmqpUrl::parse(&format!("amqp://guest:guest@{}/%2f", cluster.address(LASTING)))
+}
+
+/// The same on a cluster that stands; what became of all numbers but those of the classic queue whose node was away,
+/// and how many were redelivered.
+pub(crate) async fn nodes_killed(stage: &Stage, cluster: &Cluster) -> anyhow::Result<(Tally, u64)> {
+    let url = lasting(cluster)?;
+    let mut classic = Side::start(stage, cluster, "classic", |setup| setup).await?;
+    let mut quorum = Side::start(stage, cluster, "quorum", |setup| setup).await?;
+
+    let mut tally = connected_node_killed(stage, cluster, &url, [&mut classic, &mut quorum]).await?;
     cluster.node(CONNECTED).launch().await.context("start the killed node again")?;
     cluster.formed().await?;
-    holding_node_killed(stage, &cluster, &url, &mut classic, &mut quorum).await?;
+    tally.merge(holding_node_killed(stage, cluster, &url, &mut classic, &mut quorum).await?);
 
-    classic.lobby.stop().await?;
-    quorum.lobby.stop().await
+    let mut redelivered = 0;
+    for mut side in [classic, quorum] {
+        redelivered += side.lobby.metrics().await?.count("lobby_redelivered_total", &[]);
+        side.lobby.stop().await?;
+    }
+    Ok((tally, redelivered))
 }
 
 /// The lobbies go to the next host, and nothing is lost of either queue.
@@ -121,7 +145,8 @@ async fn connected_node_killed(
     cluster: &Cluster,
     url: &AmqpUrl,
     sides: [&mut Side; 2],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Tally> {
+    let mut sum = Tally::default();
     let mut streams = Vec::new();
     for side in &sides {
         streams.push((Flood::start(stage, &side.lobby).await?, side.source(url)));
@@ -154,8 +179,9 @@ async fn connected_node_killed(
             took.as_secs_f64(),
             judged.confirmed
         ));
+        sum.merge(judged);
     }
-    Ok(())
+    Ok(sum)
 }
 
 /// The quorum queue goes on elsewhere and loses nothing. The classic one is away with its node, its lobby says so, and
@@ -166,7 +192,7 @@ async fn holding_node_killed(
     url: &AmqpUrl,
     classic: &mut Side,
     quorum: &mut Side,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Tally> {
     let flood = Flood::start(stage, &quorum.lobby).await?;
     let mut source = quorum.source(url);
     source.reached(BEFORE / 2).await?;
@@ -205,7 +231,7 @@ async fn holding_node_killed(
         "holding node killed, quorum queue: ready after {:.1} s; {} confirmed, {} unknown or nacked, 0 lost",
         took.as_secs_f64(),
         judged.confirmed,
-        outcomes.len() - judged.confirmed
+        judged.unknown
     ));
 
     let launched = Instant::now();
@@ -225,7 +251,7 @@ async fn holding_node_killed(
         confirmed.len(),
         took.as_secs_f64()
     ));
-    Ok(())
+    Ok(judged)
 }
 
 /// A sentinel, once the exchange leads to the queue again.

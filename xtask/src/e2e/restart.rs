@@ -3,7 +3,8 @@
 use anyhow::ensure;
 use tokio::time::Instant;
 
-use super::flood::{self, Flood, Judged, Source};
+use super::flood::{self, Flood, Source};
+use super::stage::tally::Tally;
 use super::stage::{Going, Stage};
 use crate::amqp_wire::Outcome;
 use crate::lobby::Lobby;
@@ -34,7 +35,7 @@ pub(super) async fn broker_killed(stage: &Stage) -> anyhow::Result<()> {
     stage.leaves_nothing(lobby).await
 }
 
-async fn survive(stage: &Stage, going: Going) -> anyhow::Result<(Lobby, Judged)> {
+async fn survive(stage: &Stage, going: Going) -> anyhow::Result<(Lobby, Tally)> {
     let mut lobby = stage.lobby().await?;
     let flood = Flood::start(stage, &lobby).await?;
     let mut source = Source::start(stage, COUNT);

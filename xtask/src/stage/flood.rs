@@ -3,9 +3,7 @@
 //! A fifth goes to everyone, one in fifty to nobody, the rest to one of the players in turn. The publisher's ledger
 //! decides: a confirmed and routed message must arrive, one whose outcome is unknown may.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use notify_protocol::NOTIFY_ROUTING_KEY;
 use tokio::sync::watch;
@@ -14,10 +12,10 @@ use tokio::time::{Duration, Instant, interval, sleep, timeout};
 
 use super::Stage;
 use super::notifier::{Notifier, numbered, unique};
-use super::order::Stream;
+use super::tally::{Outcomes, Tally};
 use crate::PATIENCE;
 use crate::amqp_wire::{AmqpUrl, Message, Outcome, Properties, Publisher};
-use crate::client::Transport;
+use crate::client::{Client, Event, Transport};
 use crate::lobby::Lobby;
 
 /// A broker may be away this long.
@@ -35,74 +33,113 @@ fn addressee(seq: u64) -> Option<i64> {
     }
 }
 
-/// What became of each number.
-pub(crate) type Outcomes = BTreeMap<u64, Outcome>;
-
 /// Players that read while the stream runs.
 #[derive(Debug)]
 pub(crate) struct Flood {
-    readers: JoinSet<anyhow::Result<(i64, String, Vec<u64>)>>,
+    readers: JoinSet<anyhow::Result<Received>>,
     last: String,
+    arrived: watch::Receiver<u64>,
 }
 
-/// What the players' streams amount to; nothing was lost or out of order.
+/// What one player got, in order.
 #[derive(Debug)]
-pub(crate) struct Judged {
-    /// The most duplicates one player got.
-    pub(crate) most_duplicates: u64,
-    pub(crate) confirmed: usize,
-    pub(crate) unknown: usize,
+struct Received {
+    user: i64,
+    name: String,
+    numbers: Vec<u64>,
 }
 
 impl Flood {
     /// Logs the players in and lets them read up to the flood's last message.
     pub(crate) async fn start(stage: &Stage, lobby: &Lobby) -> anyhow::Result<Self> {
         let last = unique("last");
+        let (told, arrived) = watch::channel(0);
         let mut readers = JoinSet::new();
         for user in 1..=PLAYERS {
             let transport = if user % 2 == 0 { Transport::Tcp } else { Transport::WebSocket };
             let mut client = stage.client(lobby, transport, user).await?;
             client.patient(BROKER_PATIENCE);
-            let last = last.clone();
-            readers.spawn(async move {
-                let lines = client.expect_until(&last).await?;
-                let numbers = lines.iter().map(|line| {
-                    line.seq().with_context(|| format!("{}: not of the flood: {line}", client.name()))
-                });
-                Ok((user, client.name().to_owned(), numbers.collect::<anyhow::Result<_>>()?))
-            });
+            readers.spawn(read(client, user, last.clone(), told.clone()));
         }
-        Ok(Self { readers, last })
+        Ok(Self { readers, last, arrived })
     }
 
-    /// Ends the stream, waits for every player, and compares what they got with the ledger.
-    pub(crate) async fn judge(self, stage: &Stage, outcomes: &Outcomes) -> anyhow::Result<Judged> {
+    /// Waits until `number` or a later one has reached a player, or fails with the player that got something else.
+    pub(crate) async fn reaches(&mut self, number: u64) -> anyhow::Result<()> {
+        let mut arrived = self.arrived.clone();
+        tokio::select! {
+            reached = timeout(BROKER_PATIENCE, arrived.wait_for(|highest| *highest >= number)) => {
+                reached.with_context(|| format!("number {number} reached nobody in {BROKER_PATIENCE:?}"))?
+                    .context("the players")?;
+                Ok(())
+            }
+            Some(early) = self.readers.join_next() => {
+                let early = early.context("a player")??;
+                bail!("{}: the stream ended early", early.name)
+            }
+        }
+    }
+
+    /// Ends the stream, waits for every player, and compares what they got with the ledger: nothing may be lost, out
+    /// of order or somebody else's.
+    pub(crate) async fn judge(self, stage: &Stage, outcomes: &Outcomes) -> anyhow::Result<Tally> {
         self.judge_through(&mut stage.notifier().await?, outcomes).await
     }
 
     /// The same where the stream ends at `notifier`'s exchange.
     pub(crate) async fn judge_through(
+        self,
+        notifier: &mut Notifier,
+        outcomes: &Outcomes,
+    ) -> anyhow::Result<Tally> {
+        let tally = self.tally(notifier, outcomes).await?;
+        tally.faultless()?;
+        Ok(tally)
+    }
+
+    /// The same without a verdict.
+    pub(crate) async fn tally(
         mut self,
         notifier: &mut Notifier,
         outcomes: &Outcomes,
-    ) -> anyhow::Result<Judged> {
+    ) -> anyhow::Result<Tally> {
         let body = format!(r#"{{"command":"last","id":"{}"}}"#, self.last);
         notifier.notify_all(&body).await?;
-        let mut most_duplicates = 0;
+        let mut tally = Tally::of(outcomes);
         while let Some(reader) = self.readers.join_next().await {
-            let (user, name, received) = reader.context("a player")??;
-            let mine = |wanted: Outcome| -> BTreeSet<u64> {
-                let all = outcomes.iter().filter(|(_, outcome)| **outcome == wanted).map(|(seq, _)| *seq);
-                all.filter(|seq| addressee(*seq).is_none_or(|to| to == user)).collect()
-            };
-            // What a queue refused while its nodes changed may have been stored by one of them.
-            let may = &mine(Outcome::Unknown) | &mine(Outcome::Nacked);
-            let stream = Stream::judge(&received, &mine(Outcome::Confirmed), &may);
-            stream.faultless(&name)?;
-            most_duplicates = most_duplicates.max(stream.duplicates);
+            let Received { user, name, numbers } = reader.context("a player")??;
+            tally.add(&name, &numbers, outcomes, |seq| addressee(seq).is_none_or(|to| to == user));
         }
-        let count = |wanted: Outcome| outcomes.values().filter(|outcome| **outcome == wanted).count();
-        Ok(Judged { most_duplicates, confirmed: count(Outcome::Confirmed), unknown: count(Outcome::Unknown) })
+        Ok(tally)
+    }
+}
+
+async fn read(
+    mut client: Client,
+    user: i64,
+    last: String,
+    arrived: watch::Sender<u64>,
+) -> anyhow::Result<Received> {
+    let mut numbers = Vec::new();
+    loop {
+        match client.next().await? {
+            Event::Line(line) if line.holds(&last) => {
+                return Ok(Received { user, name: client.name().to_owned(), numbers });
+            }
+            Event::Line(line) => {
+                let number =
+                    line.seq().with_context(|| format!("{}: not of the flood: {line}", client.name()))?;
+                numbers.push(number);
+                arrived.send_if_modified(|highest| {
+                    let higher = number > *highest;
+                    *highest = number.max(*highest);
+                    higher
+                });
+            }
+            Event::Ended(ended) => {
+                bail!("{}: ended after {} numbers: {ended:?}", client.name(), numbers.len())
+            }
+        }
     }
 }
 
@@ -110,8 +147,15 @@ impl Flood {
 #[derive(Debug)]
 pub(crate) struct Source {
     publishing: JoinHandle<anyhow::Result<Outcomes>>,
-    progress: watch::Receiver<u64>,
+    progress: watch::Receiver<Progress>,
     enough: watch::Sender<bool>,
+}
+
+/// How far a publisher is.
+#[derive(Debug, Default, Clone, Copy)]
+struct Progress {
+    next: u64,
+    confirmed: u64,
 }
 
 impl Source {
@@ -124,7 +168,7 @@ impl Source {
 
     /// The same at any exchange, `batch` numbers every 20 ms.
     pub(crate) fn at(url: AmqpUrl, exchange: String, count: u64, batch: u64) -> Self {
-        let (told, progress) = watch::channel(0);
+        let (told, progress) = watch::channel(Progress::default());
         let (enough, asked) = watch::channel(false);
         let goal = Goal { count, batch, enough: asked, progress: told };
         let publishing = tokio::spawn(publish(url, exchange, goal));
@@ -133,7 +177,7 @@ impl Source {
 
     /// Waits until `count` numbers are confirmed.
     pub(crate) async fn reached(&mut self, count: u64) -> anyhow::Result<()> {
-        let waiting = timeout(BROKER_PATIENCE, self.progress.wait_for(|done| *done >= count)).await;
+        let waiting = timeout(BROKER_PATIENCE, self.progress.wait_for(|done| done.confirmed >= count)).await;
         waiting
             .with_context(|| format!("{count} messages were never confirmed"))?
             .context("the publisher ended")?;
@@ -142,7 +186,12 @@ impl Source {
 
     /// Numbers confirmed so far.
     pub(crate) fn confirmed(&self) -> u64 {
-        *self.progress.borrow()
+        self.progress.borrow().confirmed
+    }
+
+    /// The number that comes next.
+    pub(crate) fn next(&self) -> u64 {
+        self.progress.borrow().next
     }
 
     /// The ledger, once the goal is reached.
@@ -158,27 +207,41 @@ struct Goal {
     count: u64,
     batch: u64,
     enough: watch::Receiver<bool>,
-    progress: watch::Sender<u64>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Goal {
-    fn reached(&self, outcomes: &Outcomes) -> bool {
-        let confirmed = outcomes.values().filter(|outcome| **outcome == Outcome::Confirmed).count() as u64;
-        self.progress.send_replace(confirmed);
+    fn reached(&self, journal: &Journal) -> bool {
+        let &Journal { next, confirmed, .. } = journal;
+        self.progress.send_replace(Progress { next, confirmed });
         confirmed >= self.count && *self.enough.borrow()
     }
 }
 
+/// What a publisher knows.
+#[derive(Debug, Default)]
+struct Journal {
+    outcomes: Outcomes,
+    confirmed: u64,
+    next: u64,
+}
+
+impl Journal {
+    fn note(&mut self, settled: Vec<(u64, Outcome)>) {
+        self.confirmed += settled.iter().filter(|(_, outcome)| *outcome == Outcome::Confirmed).count() as u64;
+        self.outcomes.extend(settled);
+    }
+}
+
 async fn publish(url: AmqpUrl, exchange: String, goal: Goal) -> anyhow::Result<Outcomes> {
-    let mut outcomes = Outcomes::new();
-    let mut seq = 0;
+    let mut journal = Journal::default();
     loop {
         let mut publisher = open(&url).await?;
         // The ledger knows what is lost with a connection; the stream goes on over the next one.
-        let ended = stream(&mut publisher, &exchange, &mut seq, &mut outcomes, &goal).await;
-        outcomes.extend(publisher.abandon());
+        let ended = stream(&mut publisher, &exchange, &mut journal, &goal).await;
+        journal.note(publisher.abandon());
         if ended.is_ok() {
-            return Ok(outcomes);
+            return Ok(journal.outcomes);
         }
     }
 }
@@ -186,25 +249,25 @@ async fn publish(url: AmqpUrl, exchange: String, goal: Goal) -> anyhow::Result<O
 async fn stream(
     publisher: &mut Publisher,
     exchange: &str,
-    seq: &mut u64,
-    outcomes: &mut Outcomes,
+    journal: &mut Journal,
     goal: &Goal,
 ) -> anyhow::Result<()> {
     let mut tick = interval(Duration::from_millis(20));
-    while !goal.reached(outcomes) {
+    while !goal.reached(journal) {
         tick.tick().await;
         for _ in 0..goal.batch {
+            let seq = journal.next;
             let message = Message {
                 exchange: exchange.to_owned(),
                 routing_key: NOTIFY_ROUTING_KEY.to_owned(),
-                properties: Properties::to_user(addressee(*seq))?,
-                body: Bytes::from(numbered(*seq)),
+                properties: Properties::to_user(addressee(seq))?,
+                body: Bytes::from(numbered(seq)),
             };
             // The number is spent even when its publish fails: it may have arrived.
-            *seq += 1;
-            publisher.publish(*seq - 1, &message).await?;
+            journal.next += 1;
+            publisher.publish(seq, &message).await?;
         }
-        outcomes.extend(publisher.take_settled());
+        journal.note(publisher.take_settled());
     }
     publisher.settle().await
 }
@@ -224,7 +287,7 @@ async fn open(url: &AmqpUrl) -> anyhow::Result<Publisher> {
 
 /// No client may get more duplicates than the broker marked: each redelivery reaches a client at most once. The log
 /// tells as many as the metrics; how many that is.
-pub(crate) async fn duplicates_are_marked(lobby: &Lobby, judged: &Judged) -> anyhow::Result<u64> {
+pub(crate) async fn duplicates_are_marked(lobby: &Lobby, judged: &Tally) -> anyhow::Result<u64> {
     let metrics = lobby.metrics().await?;
     let redelivered = metrics.count("lobby_redelivered_total", &[]);
     ensure!(

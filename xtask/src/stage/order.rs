@@ -1,6 +1,6 @@
 //! Judges what one client received of a numbered stream. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is wrong with, or worth counting in, one client's stream.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,8 +11,8 @@ pub(crate) struct Stream {
     pub(crate) strangers: Vec<u64>,
     /// Pairs where the second came first seen after the first although it is smaller.
     pub(crate) reordered: Vec<(u64, u64)>,
-    /// How many came again.
-    pub(crate) duplicates: u64,
+    /// How many more times than once each number came.
+    pub(crate) again: BTreeMap<u64, u64>,
 }
 
 impl Stream {
@@ -26,7 +26,7 @@ impl Stream {
                 judged.strangers.push(number);
             }
             if !seen.insert(number) {
-                judged.duplicates += 1;
+                *judged.again.entry(number).or_default() += 1;
                 continue;
             }
             match highest {
@@ -38,19 +38,25 @@ impl Stream {
         judged
     }
 
+    /// How many came again.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.again.values().sum()
+    }
+
     /// An error that names the client, unless only duplicates are to be told.
     pub(crate) fn faultless(&self, who: &str) -> anyhow::Result<()> {
-        let Self { lost, strangers, reordered, duplicates } = self;
+        let Self { lost, strangers, reordered, .. } = self;
         let fine = lost.is_empty() && strangers.is_empty() && reordered.is_empty();
         anyhow::ensure!(
             fine,
-            "{who}: {} lost {:?}, {} of others {:?}, {} out of order {:?} ({duplicates} duplicates)",
+            "{who}: {} lost {:?}, {} of others {:?}, {} out of order {:?} ({} duplicates)",
             lost.len(),
             &lost[..lost.len().min(10)],
             strangers.len(),
             &strangers[..strangers.len().min(10)],
             reordered.len(),
             &reordered[..reordered.len().min(10)],
+            self.duplicates(),
         );
         Ok(())
     }
@@ -76,7 +82,7 @@ mod tests {
     #[test]
     fn a_repeated_run_is_counted_and_not_called_reordered() {
         let stream = judge(&[1, 2, 3, 2, 3, 4], &[1, 2, 3, 4], &[]);
-        assert_eq!(stream, Stream { duplicates: 2, ..Stream::default() });
+        assert_eq!(stream, Stream { again: BTreeMap::from([(2, 1), (3, 1)]), ..Stream::default() });
         assert!(stream.faultless("x").is_ok());
         // A late first sight is an inversion even beside duplicates.
         assert_eq!(judge(&[1, 3, 4, 3, 2, 4], &[1, 2, 3, 4], &[]).reordered, [(4, 2)]);

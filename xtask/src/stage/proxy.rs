@@ -1,22 +1,28 @@
-//! A proxy between one lobby and the broker, so that the link can be cut and given back at will, and some of what the
-//! broker says kept from the lobby.
+//! A proxy on the way to the broker or to the lobby, that does to a link what networks do: it cuts, resets, delays,
+//! goes silent in one direction or both, keeps one end of a link that the other has lost, and splits what is said into
+//! single bytes.
+//!
+//! In front of a broker it knows AMQP's frames: it can keep some of them from the lobby, break a link in the middle of
+//! a delivery, and counts which numbered notifications the broker delivered with the redelivered flag.
+
+mod frames;
+mod link;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
-const METHOD: u8 = 1;
-const HEARTBEAT: u8 = 8;
+use super::tally::Marks;
 
 /// What of the broker's frames does not come through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Swallow {
+    #[default]
     Nothing,
     /// `basic.deliver`, with its content.
     Deliveries,
@@ -24,124 +30,197 @@ pub(crate) enum Swallow {
     Cancels,
 }
 
-/// Forwards bytes while open; while cut it drops every link and closes each new one at once.
+/// A direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From whoever connects to what the proxy stands in front of.
+    Out,
+    /// Back.
+    Back,
+}
+
+impl Way {
+    pub(crate) const BOTH: [Self; 2] = [Self::Out, Self::Back];
+}
+
+/// What a proxy does to all its links.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weather {
+    open: bool,
+    /// Nothing gets through this way; it waits, and goes on when the silence ends.
+    silent: [bool; 2],
+    delay: [Duration; 2],
+    /// Each byte is written by itself.
+    single_bytes: bool,
+    swallow: Swallow,
+    /// Links of an earlier age have lost the end that connected.
+    age: u64,
+}
+
+/// Breaks one link, once, with a reset of the end that connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fuse {
+    way: Way,
+    /// Counts from the beginning of the next delivery.
+    in_delivery: bool,
+    /// Bytes that still get through.
+    after: u64,
+}
+
+/// What the links of one proxy share.
+#[derive(Debug)]
+struct Shared {
+    weather: watch::Receiver<Weather>,
+    fuse: Mutex<Option<Fuse>>,
+    marks: Mutex<Marks>,
+    amqp: bool,
+}
+
+impl Shared {
+    fn fuse(&self) -> MutexGuard<'_, Option<Fuse>> {
+        self.fuse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forwards bytes while open; while cut it drops every link and closes each new one at once. Dropped, it drops all links.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
-    open: Arc<watch::Sender<bool>>,
-    swallow: Arc<watch::Sender<Swallow>>,
+    weather: watch::Sender<Weather>,
+    shared: Arc<Shared>,
     accepting: AbortHandle,
 }
 
 impl Proxy {
-    /// Listens on a free port in front of `target`.
+    /// Listens on a free port in front of the broker at `target`.
     pub(crate) async fn start(target: String, open: bool) -> anyhow::Result<Self> {
+        Self::listen(target, open, true).await
+    }
+
+    /// Listens in front of anything else.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for rows about clients"))]
+    pub(crate) async fn in_front_of(target: SocketAddr) -> anyhow::Result<Self> {
+        Self::listen(target.to_string(), true, false).await
+    }
+
+    async fn listen(target: String, open: bool, amqp: bool) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("bind the proxy")?;
         let address = listener.local_addr()?;
-        let (open, state) = watch::channel(open);
-        let (swallow, swallowed) = watch::channel(Swallow::Nothing);
-        let accepting = tokio::spawn(accept(listener, target, state, swallowed)).abort_handle();
-        Ok(Self { address, open: Arc::new(open), swallow: Arc::new(swallow), accepting })
+        let (weather, seen) = watch::channel(Weather { open, ..Weather::default() });
+        let shared =
+            Arc::new(Shared { weather: seen, fuse: Mutex::default(), marks: Mutex::default(), amqp });
+        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&shared))).abort_handle();
+        Ok(Self { address, weather, shared, accepting })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Drops every link, and each new one at once.
     pub(crate) fn cut(&self) {
-        self.open.send_replace(false);
+        self.weather.send_modify(|weather| weather.open = false);
+    }
+
+    /// Ends [`Self::cut`].
+    pub(crate) fn open(&self) {
+        self.weather.send_modify(|weather| weather.open = true);
     }
 
     /// From now on the broker's frames of this kind do not come through.
     pub(crate) fn swallow(&self, what: Swallow) {
-        self.swallow.send_replace(what);
+        self.weather.send_modify(|weather| weather.swallow = what);
     }
 
-    pub(crate) fn open(&self) {
-        self.open.send_replace(true);
+    /// A black hole that way: links stand, and nothing comes through. What waits goes on when it ends, as TCP would
+    /// send it again.
+    pub(crate) fn silence(&self, way: Way, silent: bool) {
+        self.weather.send_modify(|weather| weather.silent[way as usize] = silent);
+    }
+
+    /// What goes that way arrives so much later.
+    pub(crate) fn delay(&self, way: Way, by: Duration) {
+        self.weather.send_modify(|weather| weather.delay[way as usize] = by);
+    }
+
+    /// Writes each byte by itself, both ways.
+    pub(crate) fn split(&self, single_bytes: bool) {
+        self.weather.send_modify(|weather| weather.single_bytes = single_bytes);
+    }
+
+    /// Resets the end that connected of the link on which `after` more bytes have gone that way; once.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for rows about clients"))]
+    pub(crate) fn reset_after(&self, way: Way, after: u64) {
+        *self.shared.fuse() = Some(Fuse { way, in_delivery: false, after });
+    }
+
+    /// Resets the lobby's end when `after` bytes of the next delivery have gone through; once.
+    pub(crate) fn reset_in_delivery(&self, after: u64) {
+        *self.shared.fuse() = Some(Fuse { way: Way::Back, in_delivery: true, after });
+    }
+
+    /// Whether the last reset that was asked for has happened.
+    pub(crate) fn has_reset(&self) -> bool {
+        self.shared.fuse().is_none()
+    }
+
+    /// Half-open links: the end that connected is reset, the other stands and hears nothing any more until the proxy
+    /// goes. New links are as usual.
+    pub(crate) fn orphan(&self) {
+        self.weather.send_modify(|weather| weather.age += 1);
+    }
+
+    /// Which numbers were delivered with the redelivered flag so far.
+    pub(crate) fn marks(&self) -> Marks {
+        self.shared.marks().clone()
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.cut();
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: String,
-    open: watch::Receiver<bool>,
-    swallow: watch::Receiver<Swallow>,
-) {
-    while let Ok((near, _)) = listener.accept().await {
-        if !*open.borrow() {
-            continue;
-        }
-        let (target, mut open, swallow) = (target.clone(), open.clone(), swallow.clone());
-        tokio::spawn(async move {
-            let Ok(far) = TcpStream::connect(&target).await else { return };
-            let (mut from_near, to_near) = near.into_split();
-            let (from_far, mut to_far) = far.into_split();
-            tokio::select! {
-                _ = tokio::io::copy(&mut from_near, &mut to_far) => {}
-                _ = forward(from_far, to_near, &swallow) => {}
-                _ = open.wait_for(|open| !open) => {}
-            }
-        });
-    }
-}
-
-/// Forwards what the broker says, frame by frame.
-async fn forward(
-    from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    swallow: &watch::Receiver<Swallow>,
-) -> std::io::Result<()> {
-    let mut from = BufReader::with_capacity(64 * 1024, from);
-    let mut sieve = Sieve::default();
+async fn accept(listener: TcpListener, target: String, shared: Arc<Shared>) {
+    // Dropped with this task, and the links with it.
+    let mut links = JoinSet::new();
     loop {
-        let mut frame = vec![0; 7];
-        from.read_exact(&mut frame).await?;
-        let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
-        frame.resize(7 + size + 1, 0);
-        from.read_exact(&mut frame[7..]).await?;
-        if sieve.passes(frame[0], &frame[7..], *swallow.borrow()) {
-            to.write_all(&frame).await?;
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((near, _)) = accepted else { return };
+                if !shared.weather.borrow().open {
+                    continue;
+                }
+                let (target, shared) = (target.clone(), Arc::clone(&shared));
+                links.spawn(async move {
+                    if let Ok(far) = TcpStream::connect(&target).await {
+                        link::carry(near, far, &shared).await;
+                    }
+                });
+            }
+            Some(_) = links.join_next() => {}
         }
-    }
-}
-
-/// Which frames of one connection come through.
-#[derive(Debug, Default)]
-struct Sieve {
-    in_swallowed_delivery: bool,
-}
-
-impl Sieve {
-    fn passes(&mut self, kind: u8, payload: &[u8], swallow: Swallow) -> bool {
-        if kind == METHOD {
-            self.in_swallowed_delivery =
-                swallow == Swallow::Deliveries && payload.starts_with(&[0, 60, 0, 60]);
-            let cancel = payload.starts_with(&[0, 60, 0, 30]);
-            return !(self.in_swallowed_delivery || cancel && swallow == Swallow::Cancels);
-        }
-        kind == HEARTBEAT || !self.in_swallowed_delivery
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::PATIENCE;
 
     /// A heartbeat.
     const FRAME: &[u8; 8] = b"\x08\0\0\0\0\0\0\xce";
 
-    #[tokio::test]
-    async fn a_cut_proxy_drops_links_and_takes_none() {
+    async fn echo() -> SocketAddr {
         let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = echo.local_addr().unwrap().to_string();
+        let address = echo.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = echo.accept().await {
                 tokio::spawn(async move {
@@ -150,39 +229,91 @@ mod tests {
                 });
             }
         });
-        let proxy = Proxy::start(target, true).await.unwrap();
-        let mut link = TcpStream::connect(proxy.address()).await.unwrap();
-        let mut byte = [0];
-        link.write_all(FRAME).await.unwrap();
-        link.read_exact(&mut [0; FRAME.len()]).await.unwrap();
-        proxy.cut();
-        assert!(matches!(link.read(&mut byte).await, Ok(0) | Err(_)));
-        let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
-        assert!(matches!(refused.read(&mut byte).await, Ok(0) | Err(_)));
-        proxy.open();
-        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
-        again.write_all(FRAME).await.unwrap();
-        let mut echoed = [0; FRAME.len()];
-        again.read_exact(&mut echoed).await.unwrap();
-        assert_eq!(&echoed, FRAME);
+        address
     }
 
-    #[test]
-    fn deliveries_are_swallowed_whole_and_heartbeats_between_their_frames_are_not() {
-        const DELIVER: (u8, &[u8]) = (METHOD, &[0, 60, 0, 60, 1]);
-        const CANCEL: (u8, &[u8]) = (METHOD, &[0, 60, 0, 30, 1]);
-        const CONTENT: (u8, &[u8]) = (2, &[0, 60]);
-        const BODY: (u8, &[u8]) = (3, b"x");
-        const BEAT: (u8, &[u8]) = (HEARTBEAT, &[]);
-        const ACK: (u8, &[u8]) = (METHOD, &[0, 60, 0, 80]);
-        let frames = [DELIVER, CONTENT, BEAT, BODY, ACK, CANCEL];
-        for (swallow, expected) in [
-            (Swallow::Nothing, [true; 6]),
-            (Swallow::Deliveries, [false, false, true, false, true, true]),
-            (Swallow::Cancels, [true, true, true, true, true, false]),
-        ] {
-            let mut sieve = Sieve::default();
-            assert_eq!(frames.map(|(kind, payload)| sieve.passes(kind, payload, swallow)), expected);
+    async fn says(link: &mut TcpStream, text: &[u8]) -> Vec<u8> {
+        link.write_all(text).await.unwrap();
+        let mut echoed = vec![0; text.len()];
+        tokio::time::timeout(PATIENCE, link.read_exact(&mut echoed)).await.unwrap().unwrap();
+        echoed
+    }
+
+    async fn is_over(link: &mut TcpStream) -> bool {
+        let read = tokio::time::timeout(PATIENCE, link.read(&mut [0])).await.unwrap();
+        matches!(read, Ok(0) | Err(_))
+    }
+
+    #[tokio::test]
+    async fn a_cut_proxy_drops_links_and_takes_none() {
+        let proxy = Proxy::start(echo().await.to_string(), true).await.unwrap();
+        let mut link = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut link, FRAME).await, FRAME);
+        proxy.cut();
+        assert!(is_over(&mut link).await);
+        let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(is_over(&mut refused).await);
+        proxy.open();
+        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut again, FRAME).await, FRAME);
+    }
+
+    #[tokio::test]
+    async fn what_meets_a_black_hole_arrives_when_it_ends() {
+        let proxy = Proxy::in_front_of(echo().await).await.unwrap();
+        for way in Way::BOTH {
+            let mut link = TcpStream::connect(proxy.address()).await.unwrap();
+            assert_eq!(says(&mut link, b"before").await, b"before");
+            proxy.silence(way, true);
+            link.write_all(b"into").await.unwrap();
+            let silent = tokio::time::timeout(Duration::from_millis(100), link.read(&mut [0; 4])).await;
+            assert!(silent.is_err(), "{way:?}: {silent:?}");
+            proxy.silence(way, false);
+            let mut late = [0; 4];
+            link.read_exact(&mut late).await.unwrap();
+            assert_eq!(&late, b"into");
         }
+    }
+
+    #[tokio::test]
+    async fn a_reset_comes_after_the_byte_that_was_named_and_once() {
+        let proxy = Proxy::in_front_of(echo().await).await.unwrap();
+        let mut link = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut link, b"ab").await, b"ab");
+        proxy.reset_after(Way::Back, 3);
+        link.write_all(b"cdefg").await.unwrap();
+        let mut got = Vec::new();
+        let end = link.read_to_end(&mut got).await.unwrap_err();
+        assert_eq!((got.as_slice(), end.kind()), (&b"cde"[..], std::io::ErrorKind::ConnectionReset));
+        assert!(proxy.has_reset());
+        let mut next = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut next, b"abcdefg").await, b"abcdefg");
+    }
+
+    #[tokio::test]
+    async fn delayed_and_split_bytes_all_arrive_in_order() {
+        let proxy = Proxy::in_front_of(echo().await).await.unwrap();
+        let mut link = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.split(true);
+        proxy.delay(Way::Out, Duration::from_millis(50));
+        let begin = std::time::Instant::now();
+        assert_eq!(says(&mut link, b"one by one").await, b"one by one");
+        assert!(begin.elapsed() >= Duration::from_millis(50));
+    }
+
+    #[tokio::test]
+    async fn of_a_half_open_link_the_far_end_stands() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::in_front_of(target.local_addr().unwrap()).await.unwrap();
+        let mut near = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut far, _) = target.accept().await.unwrap();
+        near.write_all(b"x").await.unwrap();
+        far.read_exact(&mut [0]).await.unwrap();
+        proxy.orphan();
+        assert!(is_over(&mut near).await);
+        let silent = tokio::time::timeout(Duration::from_millis(100), far.read(&mut [0])).await;
+        assert!(silent.is_err(), "{silent:?}");
+        drop(proxy);
+        assert!(is_over(&mut far).await);
     }
 }

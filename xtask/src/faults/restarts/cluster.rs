@@ -1,0 +1,67 @@
+//! A cluster of three nodes, of which the one that the lobby is connected to is cut off.
+
+use anyhow::Context as _;
+use rustix::process::Signal;
+use tokio::time::{Duration, Instant};
+
+use crate::broker::Cluster;
+use crate::e2e::cluster as nodes;
+use crate::faults::scene::Scene;
+use crate::faults::traffic::reconnects;
+use crate::stage::flood::Flood;
+use crate::stage::notifier::Notifier;
+
+/// The lobby's node stands still: the lobby misses its heartbeats, and the others declare it dead. When it goes on, it
+/// finds itself in the minority and rejoins.
+pub(super) async fn cluster(scene: &Scene) -> anyhow::Result<()> {
+    if let Some(reason) = Cluster::impossible() {
+        scene.skip(reason);
+        return Ok(());
+    }
+    let cluster = Cluster::start().await.context("start a cluster")?;
+    cut_off(scene, &cluster).await?;
+    if scene.pick(false, true) {
+        let (tally, redelivered) = nodes::nodes_killed(scene, &cluster).await?;
+        scene.count_after_kill(&tally, tally.unmarked_of(redelivered))?;
+    }
+    Ok(())
+}
+
+async fn cut_off(scene: &Scene, cluster: &Cluster) -> anyhow::Result<()> {
+    const HEARTBEAT: Duration = Duration::from_secs(2);
+    let url = nodes::lasting(cluster)?;
+    let mut side = nodes::Side::start(scene, cluster, "quorum", |setup| {
+        setup.set("LOBBY_INSTANCE__NAME", "cut-off").set("LOBBY_BROKER__HEARTBEAT", "2s")
+    })
+    .await?;
+    scene.watch(&side.lobby).await?;
+    let mut flood = Flood::start(scene, &side.lobby).await?;
+    let mut source = side.source(&url);
+    source.reached(500).await?;
+    let before = reconnects(&side.lobby.metrics().await?);
+    let fault = Instant::now();
+    cluster.node(nodes::CONNECTED).signal(Signal::STOP)?;
+    let outcome = async {
+        let again = |metrics: &crate::lobby::Metrics| reconnects(metrics) > before;
+        side.lobby.metrics_until("a reconnect", again).await?;
+        flood.reaches(source.next()).await?;
+        // Two heartbeats, the look at them, and the next host.
+        scene.recovered(fault.elapsed(), HEARTBEAT * 3 + Duration::from_secs(4))
+    };
+    let outcome = outcome.await;
+    cluster.node(nodes::CONNECTED).signal(Signal::CONT)?;
+    outcome?;
+    cluster.formed().await.context("after the node went on")?;
+    source.reached(source.confirmed() + 500).await?;
+    let outcomes = source.finish().await?;
+    let mut notifier = Notifier::open(&url, &side.exchange).await?;
+    let tally = flood.tally(&mut notifier, &outcomes).await?;
+    let redelivered = side.lobby.metrics().await?.count("lobby_redelivered_total", &[]);
+    scene.fact(format!(
+        "lobby's node cut off, quorum queue: {} confirmed, {} unknown or nacked, {redelivered} redelivered",
+        tally.confirmed, tally.unknown
+    ));
+    scene.count(&tally, tally.unmarked_of(redelivered))?;
+    side.lobby.ready().await?;
+    scene.stop(side.lobby).await
+}
