@@ -274,7 +274,7 @@ class Publisher:
     of tasks of one event loop."""
 
     def __init__(self, url: str, exchange: str = EXCHANGE, confirm_timeout: float = 10) -> None:
-        """`confirm_timeout`, in seconds, bounds each wait for the broker: to connect, and for a confirm."""
+        """`confirm_timeout`, in seconds, bounds each wait for the broker: to connect, for a confirm, and to close."""
         self._url, self._exchange, self._timeout = url, exchange, confirm_timeout
         self._connection: Optional[aio_pika.abc.AbstractConnection] = None
         self._open: Optional[aio_pika.abc.AbstractChannel] = None
@@ -292,7 +292,10 @@ class Publisher:
         """Closes the connection, if there is one."""
         connection, self._connection, self._open = self._connection, None, None
         if connection is not None and not connection.is_closed:
-            await connection.close()
+            try:
+                await asyncio.wait_for(connection.close(), self._timeout)
+            except asyncio.TimeoutError:
+                pass  # a broker that does not answer loses the connection all the same
 
     async def publish(self, notification: Notification) -> str:
         """Returns the message id once the broker has confirmed. Raises `Unroutable`, `Nacked` or `Unconfirmed`; before
@@ -382,5 +385,9 @@ class Publisher:
                 self._connection = await aio_pika.connect(self._url, timeout=self._timeout)
                 self._open = None
             if self._open is None or self._open.is_closed:
-                self._open = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                opening = self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                try:
+                    self._open = await asyncio.wait_for(opening, self._timeout)
+                except asyncio.TimeoutError as error:
+                    raise ConnectionError("the broker does not answer: nothing was sent") from error
             return self._open

@@ -137,11 +137,16 @@ fn warn_if_unverified(config: &Config) {
 
 /// Prints to standard output; a reader that has gone, as in `| head`, is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::from(anyhow::Error::from(error)))
-        }
-        _ => Ok(()),
+    print_while_read(text).map(drop)
+}
+
+/// As [`print`], for a command that ends only by hand: false when nobody reads its output any more.
+fn print_while_read(text: &str) -> Result<bool, Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::from(anyhow::Error::from(error))),
     }
 }
 

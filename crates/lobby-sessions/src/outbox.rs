@@ -27,6 +27,8 @@ pub(crate) struct Outbox {
     frames: VecDeque<Frame>,
     /// How much of the first frame the socket has taken.
     sent_of_first: usize,
+    /// How many of the next bytes TLS has taken and the socket has not: they wait, and can no longer be dropped.
+    held: usize,
     bytes: usize,
     max_bytes: usize,
 }
@@ -37,7 +39,7 @@ pub(crate) struct Full;
 
 impl Outbox {
     pub(crate) fn new(transport: Transport, max_bytes: usize) -> Self {
-        Self { transport, frames: VecDeque::new(), sent_of_first: 0, bytes: 0, max_bytes }
+        Self { transport, frames: VecDeque::new(), sent_of_first: 0, held: 0, bytes: 0, max_bytes }
     }
 
     /// Queues a frame. An empty outbox takes any frame, so that a message larger than the limit still passes.
@@ -70,7 +72,7 @@ impl Outbox {
     /// Drops the oldest frames that are not partly sent until `frame` fits; returns how many were dropped.
     pub(crate) fn make_room(&mut self, frame: &Frame) -> usize {
         let len = self.transport.bytes(frame).len();
-        let first_whole = usize::from(self.sent_of_first > 0);
+        let first_whole = self.first_whole();
         let mut dropped = 0;
         while self.bytes + len > self.max_bytes {
             let Some(oldest) = self.frames.remove(first_whole) else { break };
@@ -83,9 +85,30 @@ impl Outbox {
 
     /// Drops all that is not partly sent: the client is being closed for not reading it.
     pub(crate) fn drop_unsent(&mut self) {
-        let first_whole = usize::from(self.sent_of_first > 0);
-        self.frames.drain(first_whole.min(self.frames.len())..).for_each(|frame| frame.overflows());
-        self.bytes = self.frames.front().map_or(0, |f| self.transport.bytes(f).len() - self.sent_of_first);
+        self.frames.drain(self.first_whole()..).for_each(|frame| frame.overflows());
+        let kept: usize = self.frames.iter().map(|frame| self.transport.bytes(frame).len()).sum();
+        self.bytes = kept - self.sent_of_first;
+    }
+
+    /// How many frames are on their way, in whole or in part: the first that is not may be dropped.
+    fn first_whole(&self) -> usize {
+        let mut under_way = self.sent_of_first + self.held;
+        let begun = self.frames.iter().take_while(|frame| {
+            let begun = under_way > 0;
+            under_way = under_way.saturating_sub(self.transport.bytes(frame).len());
+            begun
+        });
+        begun.count()
+    }
+
+    /// Notes that TLS has taken the next `bytes`. They are [`Outbox::advance`]d over when the socket has them.
+    pub(crate) fn hold(&mut self, bytes: usize) {
+        self.held = bytes;
+    }
+
+    /// What TLS has taken and the socket has not.
+    pub(crate) fn held(&self) -> usize {
+        self.held
     }
 
     /// What is to be written when only one frame waits.
@@ -111,6 +134,7 @@ impl Outbox {
     /// The socket took `written` bytes; returns how many frames that finished.
     pub(crate) fn advance(&mut self, written: usize) -> usize {
         let mut finished = 0;
+        self.held = self.held.saturating_sub(written);
         self.bytes -= written;
         self.sent_of_first += written;
         while let Some(first) = self.frames.front() {
@@ -206,6 +230,29 @@ mod tests {
         outbox.drop_unsent();
         outbox.push_beyond_limit(&frame("bye"));
         assert_eq!((outbox.bytes(), drain(&mut outbox, 2)), (6, b"a\nbye\n".to_vec()));
+    }
+
+    #[test]
+    fn what_tls_has_taken_waits_and_is_never_dropped() {
+        let four = || {
+            let mut outbox = Outbox::new(Transport::Tcp, 12);
+            for text in ["aa", "bb", "cc", "dd"] {
+                assert_eq!(outbox.push(&frame(text)), Ok(()));
+            }
+            outbox.advance(1);
+            outbox.hold(4);
+            assert_eq!((outbox.held(), outbox.bytes()), (4, 11));
+            outbox
+        };
+        let mut outbox = four();
+        assert_eq!(outbox.make_room(&frame("e")), 1, "the one after the two that TLS has in part");
+        outbox.advance(4);
+        assert_eq!((outbox.held(), drain(&mut outbox, 100)), (0, b"\ndd\n".to_vec()));
+        let mut outbox = four();
+        outbox.drop_unsent();
+        assert_eq!(outbox.bytes(), 5);
+        outbox.advance(4);
+        assert_eq!(drain(&mut outbox, 100), b"\n");
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(crate) struct Seat {
     /// The session has TLS.
     encrypted: bool,
     /// The session is open and nothing waits for it. True only when known, so whoever may change the session
-    /// ([`Seat::session_mut`]) makes it false.
+    /// ([`Seat::session_mut`]) makes it false. Never with TLS, which takes what the socket then may not: until the socket
+    /// has it, it stands in the outbox.
     direct: bool,
     session: Box<Session>,
 }
@@ -57,14 +58,10 @@ impl Seat {
         self.transport
     }
 
-    /// Whether what goes through the socket is this session's alone.
-    pub(crate) const fn is_encrypted(&self) -> bool {
-        self.encrypted
-    }
-
-    /// Whether a message may be written at once: the session is open and nothing waits for it.
+    /// Whether a message may be written at once: the session is open, and nothing waits for it or stands in between.
     pub(crate) fn is_direct(&mut self) -> bool {
-        self.direct = self.direct || (self.session.is_open() && self.session.outbox.is_empty());
+        let direct = || !self.encrypted && self.session.is_open() && self.session.outbox.is_empty();
+        self.direct = self.direct || direct();
         self.direct
     }
 
@@ -73,7 +70,7 @@ impl Seat {
     pub(crate) fn write_run(&mut self, run: &Run<'_>) -> Sent {
         let mut sent = Sent::default();
         for (part, offered) in run.parts() {
-            let Ok(Written { bytes, blocked }) = self.write(part, offered) else { break };
+            let Ok(Written { bytes, blocked, .. }) = send(&self.socket, part, offered) else { break };
             sent.add(part, offered, bytes);
             if blocked {
                 self.session_mut().block();
@@ -85,15 +82,7 @@ impl Seat {
         sent
     }
 
-    fn write(&mut self, part: &[IoSlice<'_>], offered: usize) -> io::Result<Written> {
-        if self.encrypted {
-            encrypt(&self.socket, &mut self.session.tls, part)
-        } else {
-            send(&self.socket, part, offered)
-        }
-    }
-
-    /// What a ring writes to this seat; only for one that [`Seat::is_direct`] and not encrypted.
+    /// What a ring writes to this seat; only for one that [`Seat::is_direct`].
     #[cfg(feature = "io-uring")]
     pub(crate) fn job<'a>(&self, key: usize, slices: &'a [IoSlice<'a>]) -> crate::ring::Job<'a> {
         crate::ring::Job::new(key, &self.socket, slices)
@@ -125,7 +114,7 @@ impl Seat {
             }
             let Session { outbox, tls, .. } = session;
             let mut write = |slices: &[IoSlice<'_>], bytes| match tls {
-                Some(_) => encrypt(&self.socket, tls, slices),
+                Some(tls) => encrypt(&self.socket, tls, slices, outbox.held()),
                 None => send(&self.socket, slices, bytes),
             };
             let written = if let Some(bytes) = outbox.single() {
@@ -135,7 +124,8 @@ impl Seat {
                 let (filled, bytes) = outbox.slices(&mut slices);
                 write(&slices[..filled], bytes)
             };
-            let Ok(Written { bytes, blocked }) = written else { return Flushed::Broken };
+            let Ok(Written { bytes, held, blocked }) = written else { return Flushed::Broken };
+            outbox.hold(held);
             let frames = session.advance(bytes, stats);
             if bytes > 0 {
                 stats.wrote(1, frames, bytes);
@@ -155,7 +145,7 @@ impl Seat {
             }
         }
         session.backlog_since = None;
-        self.direct = session.is_open();
+        self.direct = !self.encrypted && session.is_open();
         Flushed::Empty
     }
 
@@ -192,15 +182,25 @@ impl Seat {
 /// What was taken of the bytes offered.
 struct Written {
     bytes: usize,
+    /// Bytes that TLS has taken and the socket has not.
+    held: usize,
     /// The socket is full, and the event queue says when it has room again.
     blocked: bool,
 }
 
-/// Has TLS take slices and the socket what becomes of them. It may take less than all though nothing is blocked.
-fn encrypt(mut socket: &TcpStream, tls: &mut Option<Tls>, slices: &[IoSlice<'_>]) -> io::Result<Written> {
-    let Some(tls) = tls else { return Err(io::ErrorKind::Unsupported.into()) };
-    let (bytes, blocked) = tls.write(&mut socket, slices)?;
-    Ok(Written { bytes, blocked })
+/// Has TLS take slices and the socket what becomes of them, unless `held` bytes of these slices are under way: those
+/// first. It may take less than all though nothing is blocked.
+fn encrypt(
+    mut socket: &TcpStream,
+    tls: &mut Tls,
+    slices: &[IoSlice<'_>],
+    held: usize,
+) -> io::Result<Written> {
+    let taken = if held > 0 { held } else { tls.take(&mut socket, slices)? };
+    match tls.flush(&mut socket)? {
+        true => Ok(Written { bytes: taken, held: 0, blocked: false }),
+        false => Ok(Written { bytes: 0, held: taken, blocked: true }),
+    }
 }
 
 /// Writes slices of `offered` bytes in all. A single one goes by `send`, which costs the kernel less than `writev`.
@@ -212,9 +212,9 @@ fn send(mut socket: &TcpStream, slices: &[IoSlice<'_>], offered: usize) -> io::R
             many => socket.write_vectored(many),
         };
         match written {
-            Ok(bytes) => return Ok(Written { bytes, blocked: bytes < offered }),
+            Ok(bytes) => return Ok(Written { bytes, held: 0, blocked: bytes < offered }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(Written { bytes: 0, blocked: true });
+                return Ok(Written { bytes: 0, held: 0, blocked: true });
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -23,18 +23,13 @@ impl Tls {
         Self(Box::new(connection))
     }
 
-    /// Takes what it may of `slices`, encrypts and sends it; says how many bytes it took, and whether the socket takes
-    /// no more.
-    pub(crate) fn write(
-        &mut self,
-        socket: &mut impl Write,
-        slices: &[IoSlice<'_>],
-    ) -> io::Result<(usize, bool)> {
+    /// Takes what it may of `slices` and encrypts it, for [`Tls::flush`] to send; says how many bytes it took: none
+    /// when the socket has not taken something else before.
+    pub(crate) fn take(&mut self, socket: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !self.flush(socket)? {
-            return Ok((0, true));
+            return Ok(0);
         }
-        let taken = self.0.writer().write_vectored(slices)?;
-        Ok((taken, !self.flush(socket)?))
+        self.0.writer().write_vectored(slices)
     }
 
     /// Sends what is encrypted; false when the socket takes no more.

@@ -180,6 +180,30 @@ async fn a_client_that_does_not_read_is_closed_at_its_limit_and_told_why() {
 }
 
 #[tokio::test]
+async fn written_is_what_the_kernel_has_and_not_what_tls_holds_back() {
+    let lobby = Lobby::start(|c| c.shards = 1).await;
+    let mut client = admitted(&lobby, 1, "").await;
+    let before = lobby.sessions.stats().messages_written;
+    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(1 << 10));
+    for _ in 0..2000 {
+        lobby.broadcast(&json).wait().await;
+    }
+    lobby.until("a full socket", |stats| stats.queued_bytes > 1 << 20).await;
+    let stats = lobby.sessions.stats();
+    let (written, all) = (stats.messages_written - before, 2000 * (json.len() as u64 + 1));
+    assert!(stats.queued_bytes + written * (json.len() as u64 + 1) >= all, "each byte waits or is written");
+    // Without a farewell, so that nothing more comes than what the kernel has.
+    lobby.sessions.shut_down();
+    let mut heard = 0;
+    let mut line = String::new();
+    while matches!(timeout(PATIENCE, client.0.read_line(&mut line)).await.expect("an end"), Ok(1..)) {
+        heard += u64::from(line.trim_end() == json);
+        line.clear();
+    }
+    assert!(heard >= written, "{written} are counted as written, and {heard} came");
+}
+
+#[tokio::test]
 async fn bytes_that_are_not_tls_end_the_session_and_nothing_else() {
     let lobby = Lobby::start(|c| c.shards = 1).await;
     let other = admitted(&lobby, 2, "").await;

@@ -54,6 +54,8 @@ pub struct TestLobby {
     inside: Arc<Inside>,
     runtime: Option<Runtime>,
     listener: TcpListener,
+    /// One connection at a time: whoever accepts another's would turn it away.
+    connecting: Mutex<()>,
 }
 
 /// What clients share with their lobby.
@@ -110,7 +112,7 @@ impl TestLobby {
             fences: AtomicU64::new(0),
             publishing: Mutex::new(()),
         };
-        Ok(Self { inside: Arc::new(inside), runtime: Some(runtime), listener })
+        Ok(Self { inside: Arc::new(inside), runtime: Some(runtime), listener, connecting: Mutex::default() })
     }
 
     /// Connects a client that is logged in as `user`, and reads its `welcome`. On WebSocket it is upgraded already.
@@ -189,6 +191,7 @@ impl TestLobby {
 
     /// Both ends of a connection; the lobby's own in non-blocking mode.
     fn socket_pair(&self) -> std::io::Result<(TcpStream, TcpStream, std::net::SocketAddr)> {
+        let _one_at_a_time = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         let client = TcpStream::connect(self.listener.local_addr()?)?;
         let mine = client.local_addr()?;
         loop {

@@ -86,6 +86,21 @@ fn a_client_that_outlives_its_lobby_reads_the_end() {
 }
 
 #[test]
+fn threads_may_connect_to_one_lobby_at_once() {
+    let lobby = TestLobby::start().unwrap();
+    std::thread::scope(|scope| {
+        for user in 0..8 {
+            let lobby = &lobby;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    lobby.connect(user, Transport::Tcp).unwrap().leave().unwrap();
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn several_lobbies_and_threads_do_not_disturb_one_another() {
     std::thread::scope(|scope| {
         for user in 1..5 {

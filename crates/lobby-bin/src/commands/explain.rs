@@ -80,10 +80,12 @@ pub fn explain(config: &Config, args: ExplainArgs) -> Result<(), Failure> {
 
 /// What the configuration says about a lobby's decisions.
 pub fn setting(config: &Config) -> Setting {
+    let queue = &config.queue;
+    let routing_keys = queue.routing_keys.iter().chain(queue.bindings.iter().map(|(_, key)| key));
     Setting {
         limits: Limits { max_body_bytes: config.max_body.0 },
         frame: config.frame,
-        routing_keys: config.queue.routing_keys.clone(),
+        routing_keys: routing_keys.cloned().collect(),
     }
 }
 

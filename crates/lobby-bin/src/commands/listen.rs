@@ -15,6 +15,7 @@ use notify_amqp::{
     QueueOptions, Ticket,
 };
 use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
@@ -37,6 +38,9 @@ pub struct Listening {
     missed: Arc<AtomicU64>,
     gaps: u64,
     until: Option<Instant>,
+    // From the beginning: a receiver made later does not hear of a signal that came before.
+    interrupt: Signal,
+    terminate: Signal,
 }
 
 impl Listening {
@@ -46,7 +50,11 @@ impl Listening {
     /// What keeps it from consuming, with the exit code of the cause: here it is not tried again.
     pub async fn start(config: &Config, what: &str, duration: Option<Duration>) -> Result<Self, Failure> {
         warn_if_unverified(config);
+        let listen = |kind| signal(kind).context("listen to signals");
+        let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
         let mut topology = topology(config)?;
+        // Without the self-check's, whose canaries are for one lobby.
+        topology.routing_keys.clone_from(&config.queue.routing_keys);
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(12).collect();
         let name = format!("{}.lobby.{what}.{random}", config.exchange.as_str());
         topology.queue =
@@ -74,6 +82,8 @@ impl Listening {
             missed,
             gaps: 0,
             until: duration.map(|duration| Instant::now() + duration),
+            interrupt,
+            terminate,
         };
         listening.consuming().await?;
         let _ =
@@ -106,10 +116,13 @@ impl Listening {
         tokio::pin!(timeout);
         loop {
             let changed = tokio::select! {
-                delivery = self.deliveries.recv() => return delivery.map(|(delivery, _)| delivery),
-                changed = self.status.changed() => changed,
+                // The end first: on a busy exchange there is always one more message.
+                biased;
+                _ = self.interrupt.recv() => return None,
+                _ = self.terminate.recv() => return None,
                 () = &mut timeout => return None,
-                () = ended_by_hand() => return None,
+                changed = self.status.changed() => changed,
+                delivery = self.deliveries.recv() => return delivery.map(|(delivery, _)| delivery),
             };
             changed.ok()?;
             if let ConsumerStatus::Waiting { error, attempt: 1, .. } = &*self.status.borrow_and_update() {
@@ -132,15 +145,5 @@ impl Listening {
         drop(self.deliveries);
         self.consumer.stop().await;
         self.gaps + u64::from(self.missed.load(Relaxed) > 0)
-    }
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn ended_by_hand() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     Failure,
     config::Config,
     explain::{Explained, Outcome},
-    print,
+    print_while_read,
     recording::{field, shown_properties},
 };
 
@@ -56,7 +56,9 @@ pub fn tail(config: &Config, args: &TailArgs) -> Result<(), Failure> {
                 } else {
                     as_text(&at, &message, &explained)
                 };
-                print(&format!("{line}\n"))?;
+                if !print_while_read(&format!("{line}\n"))? {
+                    break;
+                }
             }
         }
         listening.stop().await;

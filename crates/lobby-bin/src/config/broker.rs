@@ -298,6 +298,11 @@ mod tests {
         let words = loaded(list, &[], &[]).expect("accepted").config.broker.password_command;
         let expected = ["sh", "-c", "echo a,b"].map(str::to_owned);
         assert_eq!(words, Some(CredentialSource::Command(expected.into())), "a list keeps its words");
+        let list = "[broker]\npassword_command = [\"get\", \"${KEY}\"]\n";
+        let words =
+            loaded(list, &[("KEY", "it's --x 'y")], &[]).expect("accepted").config.broker.password_command;
+        let expected = ["get", "it's --x 'y"].map(str::to_owned);
+        assert_eq!(words, Some(CredentialSource::Command(expected.into())), "whatever a variable holds");
         let user = "[broker]\nuser_file = \"/run/user\"\n";
         assert!(login(user, &[]).contains("/run/user") && !login(user, &[]).contains("guest"));
     }

@@ -151,12 +151,12 @@ fn apply_file(
         for (key, value) in keys {
             let command =
                 Setting::find(&section, &key).is_some_and(|s| s.name() == "broker.password_command");
+            let value = expanded(value, environment)
+                .map_err(|wrong| problem(format!("`{section}.{key}`: {wrong}")))?;
             let value = if command { command_text(&value) } else { scalar_text(&value) };
             let value = value.ok_or_else(|| {
                 problem(format!("`{section}.{key}` must be a text, a number, true, false or a list of texts"))
             })?;
-            let value = expand(&value, environment)
-                .map_err(|wrong| problem(format!("`{section}.{key}`: {wrong}")))?;
             set(loaded, &section, &key, &value, origin.clone())?;
         }
     }
@@ -167,6 +167,19 @@ fn apply_file(
 fn in_line(error: &toml::de::Error, text: &str) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+}
+
+/// The environment's variables stand in texts only, each in its own: what one holds is no further word of a list.
+fn expanded(value: toml::Value, environment: &BTreeMap<String, String>) -> Result<toml::Value, String> {
+    Ok(match value {
+        toml::Value::String(text) => toml::Value::String(expand(&text, environment)?),
+        toml::Value::Array(items) => {
+            let items: Result<_, String> =
+                items.into_iter().map(|item| expanded(item, environment)).collect();
+            toml::Value::Array(items?)
+        }
+        other => other,
+    })
 }
 
 fn scalar_text(value: &toml::Value) -> Option<String> {

@@ -83,8 +83,11 @@ impl Gate {
             failed_logins: 0,
         };
         if let Some(client) = client {
-            guest.over_limit = self.reveal(&mut guest.place, client).err();
             guest.peer = client;
+            // A proxy behind a proxy is no client either: whom it speaks for, its HTTP header may tell.
+            if !self.proxies.lists(client.ip()) {
+                guest.over_limit = self.reveal(&mut guest.place, client).err();
+            }
         }
         Ok(guest)
     }

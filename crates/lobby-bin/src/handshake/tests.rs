@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::doorkeeper::Limits;
+use crate::doorkeeper::{Limit, Limits};
 
 struct Nobody;
 
@@ -43,12 +43,23 @@ pub fn gate(login_timeout: Duration) -> Gate {
 
 /// All that a client reads which says `said` and nothing else.
 async fn answer(gate: Gate, transport: Transport, said: &str, stop: CancellationToken) -> String {
+    let doorkeeper = Arc::clone(&gate.doorkeeper);
+    answer_to(gate, transport, said, stop, |peer| doorkeeper.admit(StdInstant::now(), peer)).await
+}
+
+async fn answer_to(
+    gate: Gate,
+    transport: Transport,
+    said: &str,
+    stop: CancellationToken,
+    admit: impl FnOnce(SocketAddr) -> Result<Place, Limit>,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (mut client, (socket, peer)) = (client.expect("connected"), accepted.expect("accepted"));
     let doorkeeper = Arc::clone(&gate.doorkeeper);
-    let place = Some(doorkeeper.admit(StdInstant::now(), peer).expect("let in"));
+    let place = Some(admit(peer).expect("let in"));
     let gate = Arc::new(gate);
     let receiver = Arc::clone(&gate);
     let receiving = tokio::spawn(async move {
@@ -56,14 +67,14 @@ async fn answer(gate: Gate, transport: Transport, said: &str, stop: Cancellation
         assert!(receiver.receive(arrival, &stop).await.is_none());
     });
     client.write_all(said.as_bytes()).await.expect("written");
-    let mut heard = String::new();
+    let mut heard = Vec::new();
     let limit = Duration::from_secs(20);
-    timeout(limit, client.read_to_string(&mut heard)).await.expect("an end").expect("text");
+    timeout(limit, client.read_to_end(&mut heard)).await.expect("an end").expect("readable");
     drop(client);
     receiving.await.expect("no panic");
     assert_eq!(doorkeeper.open(), 0, "the place is given back");
     assert_eq!(gate.counts.handshakes.load(Relaxed), 0);
-    heard
+    String::from_utf8_lossy(&heard).into_owned()
 }
 
 #[tokio::test]
@@ -98,5 +109,25 @@ async fn before_the_login_only_the_way_to_it_is_open() {
     ] {
         let got = answer(gate(later), Transport::Tcp, &said, CancellationToken::new()).await;
         assert!(got.contains(heard), "{said:.40}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_behind_two_proxies_takes_one_place_and_the_proxies_none() {
+    let mut gate = gate(Duration::from_secs(20));
+    gate.proxies = Proxies {
+        networks: vec!["127.0.0.0/8".parse().expect("a network"), "10.0.0.0/8".parse().expect("a network")],
+        protocol: true,
+        header: "x-forwarded-for".to_owned(),
+    };
+    let doorkeeper = Arc::clone(&gate.doorkeeper);
+    let said = "PROXY TCP4 10.0.0.2 127.0.0.1 1234 8002\r\n\
+        GET / HTTP/1.1\r\nHost: lobby\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n\x01\x01";
+    let admit = |proxy| doorkeeper.admit_hidden(StdInstant::now(), proxy);
+    answer_to(gate, Transport::WebSocket, said, CancellationToken::new(), admit).await;
+    for address in ["10.0.0.2:1", "203.0.113.9:1"] {
+        let place = doorkeeper.admit(StdInstant::now(), address.parse().expect("an address"));
+        assert!(place.is_ok(), "{address} still holds the place that it had");
     }
 }

@@ -46,7 +46,13 @@ impl Management {
             let Some((user, password)) = given.or_else(|| login.clone()) else { continue };
             let management = Self { base, user, password, http: http.clone() };
             match management.get::<Value>("/whoami").await {
-                Ok(_) => return Ok(management),
+                Ok(Some(_)) => return Ok(management),
+                // Another web server, perhaps.
+                Ok(None) => {
+                    let problem =
+                        format!("{} has no such page; is this the broker's management API?", management.base);
+                    failure = ManagementError::Unreadable { method: "GET", path: "/whoami".into(), problem };
+                }
                 Err(ManagementError::Forbidden { user, reason, .. }) => {
                     let url = management.base.to_string();
                     return Err(ManagementError::LoginRefused { url, user, reason });

@@ -163,7 +163,11 @@ fn widened(there: &str, wanted: &str) -> String {
         // Each alternative is a name, or a prefix and `.+`.
         let name = pattern.replace('\\', "");
         let name = name.strip_suffix(".+").map_or(name.clone(), |prefix| format!("{prefix}any"));
-        there.contains(pattern) || allows(there, &name) == Some(true)
+        match allows(there, &name) {
+            Some(allowed) => allowed,
+            // An expression that is not read here: only what stands in it as it is wanted counts.
+            None => there.split(['^', '(', ')', '$', '|']).any(|alternative| alternative == pattern),
+        }
     };
     match (there, alternatives) {
         (_, None) => there.to_owned(),
@@ -264,6 +268,13 @@ mod tests {
             ("^other$", r"^other$|^(players|players\.lobby\.client\.notify\..+)$"),
             (r"^(players|players\.lobby\.client\.notify\..+)$", wanted),
             ("^players", "^players"),
+            (r"^players-archive$", r"^players-archive$|^(players|players\.lobby\.client\.notify\..+)$"),
+            // With what only RabbitMQ can read, the same words must stand there.
+            (
+                r"^(?=p)(players|players\.lobby\.client\.notify\..+)$",
+                r"^(?=p)(players|players\.lobby\.client\.notify\..+)$",
+            ),
+            (r"^(?=p)players-x$", r"^(?=p)players-x$|^(players|players\.lobby\.client\.notify\..+)$"),
         ] {
             assert_eq!(widened(there, wanted), becomes, "{there}");
         }

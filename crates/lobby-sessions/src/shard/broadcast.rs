@@ -39,9 +39,11 @@ impl Broadcaster {
 
     /// Writes `runs` to every seat that is direct, and tells `sent` what each socket took.
     fn write(&mut self, seats: &mut Slab<Seat>, runs: &Runs<'_>, mut sent: impl FnMut(&mut Seat, Sent)) {
-        let plain_done = self.write_at_once(seats, runs, &mut sent);
+        if self.write_at_once(seats, runs, &mut sent) {
+            return;
+        }
         for (_, seat) in seats {
-            if seat.is_direct() && (seat.is_encrypted() || !plain_done) {
+            if seat.is_direct() {
                 let of_seat = seat.write_run(runs.of(seat.transport()));
                 sent(seat, of_seat);
             }
@@ -63,10 +65,10 @@ impl Broadcaster {
             Transport::Tcp => line,
             Transport::WebSocket => websocket,
         };
-        let plain = seats.iter_mut().filter_map(|(key, seat)| {
-            (seat.is_direct() && !seat.is_encrypted()).then(|| seat.job(key, part_of(seat).0))
-        });
-        let jobs: Vec<_> = plain.collect();
+        let direct = seats
+            .iter_mut()
+            .filter_map(|(key, seat)| seat.is_direct().then(|| seat.job(key, part_of(seat).0)));
+        let jobs: Vec<_> = direct.collect();
         ring.write(&jobs, |key, taken| {
             let seat = &mut seats[key];
             let (part, offered) = part_of(seat);
