@@ -89,6 +89,11 @@ impl Lines {
     }
 }
 
+/// Whether it can be read twice; what does not exist counts as a file, whose error comes when it is opened.
+pub fn is_file(given: &str) -> bool {
+    given != "-" && std::fs::metadata(given).map_or(true, |metadata| metadata.is_file())
+}
+
 fn name(given: &str) -> &str {
     if given == "-" { "standard input" } else { given }
 }

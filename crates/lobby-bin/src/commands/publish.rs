@@ -97,7 +97,8 @@ pub fn publish(config: &Config, args: PublishArgs) -> Result<(), Failure> {
         });
     }
     let total = match args.message.as_str() {
-        "-" => None,
+        // What can be read once only is checked as it goes, line by line.
+        file if !input::is_file(file) => None,
         file => Some(check(file, |line| args.line(line).map(drop))?),
     };
     let lines = Lines::open(&args.message)?;
@@ -161,7 +162,14 @@ pub fn open(config: &Config, timeout: Duration) -> Result<Publisher, Failure> {
 }
 
 /// Reads a file to its end and refuses it when a line is wrong; how many lines there are.
+///
+/// # Errors
+/// [`Failure::FILE`] for what is no file, like a pipe: afterwards nothing would be left of it to publish.
 pub fn check(file: &str, line_is_right: impl Fn(&[u8]) -> anyhow::Result<()>) -> Result<u64, Failure> {
+    if !input::is_file(file) {
+        let error = anyhow::anyhow!("{file} is not a file, and is read twice: write it to one first");
+        return Err(Failure { code: Failure::FILE, error });
+    }
     let (mut lines, mut count, mut wrong) = (Lines::open(file)?, 0, Vec::new());
     while let Some((number, line)) = lines.next()? {
         count += 1;
@@ -323,6 +331,17 @@ mod tests {
         for body in [&b"[]"[..], b"", b"{\"a\":NaN}", b"{\"a\":\"\xff\"}"] {
             assert!(args("--broadcast -").expect("arguments").bare(body).is_err(), "{body:?}");
         }
+    }
+
+    #[test]
+    fn f19_what_can_be_read_only_once_is_not_read_in_advance() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        for (given, file) in [("-", false), ("/dev/stdin", false), (here, false), ("/nowhere/x", true)] {
+            assert_eq!(input::is_file(given), file, "{given}");
+        }
+        let refused = check("/dev/null", |_| Ok(())).expect_err("no file");
+        assert_eq!(refused.code, Failure::FILE);
+        assert!(refused.error.to_string().contains("is read twice"), "{:#}", refused.error);
     }
 
     #[test]

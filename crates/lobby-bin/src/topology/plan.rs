@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::permission::Need;
 use crate::config::{Config, ConfigError, dead_letter_topology, self_check, topology};
 
+/// What permissions call the exchange without a name, through which receipts go to their queues.
+const DEFAULT_EXCHANGE: &str = "amq.default";
+
 /// One thing on the broker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -139,6 +142,9 @@ impl Plan {
         if self_check(config, &consumed.options)?.is_some() {
             needs.push(Need::write_exchange(&consumed.exchange));
         }
+        if config.receipts {
+            needs.push(Need::write_exchange(DEFAULT_EXCHANGE));
+        }
         if let Some(letters) = &letters {
             add(&mut things, letters, false);
             needs.extend(Need::of(letters, None));
@@ -250,7 +256,7 @@ pub(super) mod tests {
                 "binding players -> players.lobby.client.notify.pod-7 routing-key=request.client.notify",
                 "binding players -> players.lobby.client.notify.pod-7 routing-key=lobby.canary.pod-7",
                 r"policy players.lobby pattern=^players\.lobby\.client\.notify\. expires=600000",
-                r"permissions lobby configure=^(players|players\.lobby\.client\.notify\..+)$ write=^(players|players\.lobby\.client\.notify\..+)$ read=^(players|players\.lobby\.client\.notify\..+)$",
+                r"permissions lobby configure=^(players|players\.lobby\.client\.notify\..+)$ write=^(amq\.default|players|players\.lobby\.client\.notify\..+)$ read=^(players|players\.lobby\.client\.notify\..+)$",
             ]
         );
     }

@@ -172,6 +172,7 @@ fn n14_each_missing_permission_is_named() {
     let texts = says(".*", "^players", "");
     for (right, kind, name) in [
         ("write", "exchange", "graves"),
+        ("write", "exchange", "amq.default"),
         ("write", "queue", "graves"),
         ("read", "exchange", "players"),
         ("read", "queue", QUEUE),
@@ -180,10 +181,11 @@ fn n14_each_missing_permission_is_named() {
         let wanted = format!("may not {right} {kind} {name:?}");
         assert!(texts.iter().any(|text| text.contains(&wanted)), "{wanted}: {texts:?}");
     }
-    let looked_for = found(&["queue.declare=passive", "self_check.interval=off"], |o| {
-        o.permissions =
-            Ok(Some(Permissions { configure: String::new(), write: String::new(), read: ".*".into() }));
-    });
+    let looked_for =
+        found(&["queue.declare=passive", "self_check.interval=off", "receipts.enabled=false"], |o| {
+            o.permissions =
+                Ok(Some(Permissions { configure: String::new(), write: String::new(), read: ".*".into() }));
+        });
     assert_eq!(looked_for, [], "who only looks needs only to read");
 }
 
