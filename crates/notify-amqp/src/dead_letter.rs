@@ -28,8 +28,6 @@ pub use self::{
 };
 use crate::delivery::{Delivery, header_value};
 
-/// Begins the name of every header that dead letters add, and that a replay takes away.
-const PREFIX: &str = "x-lobby-";
 const REASON: &str = "x-lobby-reason";
 const DETAIL: &str = "x-lobby-detail";
 const INSTANCE: &str = "x-lobby-instance";
@@ -40,6 +38,20 @@ const EXPIRATION: &str = "x-lobby-expiration";
 const DELIVERY_MODE: &str = "x-lobby-delivery-mode";
 const PUBLISHER: &str = "x-lobby-publisher";
 const HEADERS_LEFT_OUT: &str = "x-lobby-headers-left-out";
+/// The headers that dead letters add, and that a replay takes away. Others that begin like these are the publisher's:
+/// `x-lobby-receipt` is one.
+const ADDED: [&str; 10] = [
+    REASON,
+    DETAIL,
+    INSTANCE,
+    TIME,
+    EXCHANGE,
+    ROUTING_KEY,
+    EXPIRATION,
+    DELIVERY_MODE,
+    PUBLISHER,
+    HEADERS_LEFT_OUT,
+];
 
 /// What a content header holds besides the headers, at most: class, weight, body size, flags, and all other
 /// properties at their longest.
@@ -76,12 +88,17 @@ pub(crate) struct Original {
 
 impl DeadLetter {
     /// Whether the delivery is a dead letter already: it came back out of a dead-letter exchange that is bound to
-    /// where it is consumed, and would go round for ever.
+    /// where it is consumed, and would go round for ever. A publisher's own header of one of the names is no sign.
     pub(crate) fn is_one(delivery: &Delivery) -> bool {
-        delivery.headers().any(|(name, _)| name == REASON.as_bytes())
+        let (mut reason, mut time) = (false, false);
+        for (name, value) in delivery.headers() {
+            reason |= name == REASON.as_bytes() && matches!(value, HeaderValue::LongString(_));
+            time |= name == TIME.as_bytes() && matches!(value, HeaderValue::Timestamp(_));
+        }
+        reason && time
     }
 
-    /// Keeps `delivery`. If its headers do not fit a frame of `frame_max` bytes any more with what is added, they
+    /// Keeps `delivery`, but for headers of its own under the names of those that are added. If its headers do not fit a frame of `frame_max` bytes any more with what is added, they
     /// are left out and their number is kept.
     pub(crate) fn of(delivery: Delivery, verdict: Verdict<'_>, frame_max: usize) -> Self {
         let (exchange, routing_key, properties, body) = delivery.into_parts();
@@ -102,7 +119,12 @@ impl DeadLetter {
         if let Some(mode) = properties.delivery_mode().filter(|mode| *mode != PERSISTENT) {
             kept.insert(DELIVERY_MODE.into(), AMQPValue::ShortShortUInt(mode));
         }
-        let mut headers = properties.headers().clone().unwrap_or_default();
+        // What the publisher wrote under our names would be read as ours.
+        let own = properties.headers().iter().flat_map(|table| table.inner());
+        let mut headers = FieldTable::default();
+        for (name, value) in own.filter(|(name, _)| !ADDED.contains(&name.as_str())) {
+            headers.insert(name.clone(), value.clone());
+        }
         if table_len(&headers) + table_len(&kept) + REST_OF_HEADER > frame_max {
             let count = u32::try_from(headers.inner().len()).unwrap_or(u32::MAX);
             headers = FieldTable::default();
@@ -119,8 +141,7 @@ impl DeadLetter {
     pub(crate) fn original(&self) -> Option<Original> {
         let (exchange, routing_key) = (self.short(EXCHANGE)?, self.short(ROUTING_KEY)?);
         let mut headers = FieldTable::default();
-        let kept = self.table().filter(|(name, _)| !name.as_str().starts_with(PREFIX));
-        kept.for_each(|(name, value)| {
+        self.published_headers().for_each(|(name, value)| {
             headers.insert(name.clone(), value.clone());
         });
         let mut properties = without_perishable(&self.properties);
@@ -189,9 +210,7 @@ impl DeadLetter {
 
     /// The publisher's headers by name, as [`Delivery::headers`] gives them.
     pub fn headers(&self) -> impl Iterator<Item = (&str, HeaderValue<'_>)> {
-        self.table()
-            .filter(|(name, _)| !name.as_str().starts_with(PREFIX))
-            .map(|(name, value)| (name.as_str(), header_value(value)))
+        self.published_headers().map(|(name, value)| (name.as_str(), header_value(value)))
     }
 
     /// The publisher's properties that are set, by their names in AMQP, as text.
@@ -228,8 +247,9 @@ impl DeadLetter {
         &self.body
     }
 
-    fn table(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
-        self.properties.headers().iter().flat_map(|table| table.inner())
+    fn published_headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
+        let all = self.properties.headers().iter().flat_map(|table| table.inner());
+        all.filter(|(name, _)| !ADDED.contains(&name.as_str()))
     }
 
     fn header(&self, name: &str) -> Option<&AMQPValue> {

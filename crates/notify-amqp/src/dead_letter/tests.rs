@@ -135,6 +135,40 @@ fn n13_a_dead_letter_that_comes_back_is_recognised() {
 }
 
 #[test]
+fn f21_the_publisher_s_own_headers_are_kept_though_they_begin_like_ours() {
+    let mut headers = FieldTable::default();
+    headers.insert("x-lobby-receipt".into(), long("all"));
+    headers.insert("x-lobby-of-my-own".into(), AMQPValue::Void);
+    let asking = BasicProperties::default().with_headers(headers.clone()).with_delivery_mode(2);
+    let letter = DeadLetter::of(delivery(asking.clone(), b"x"), verdict("non_json"), 131_072);
+    let names: Vec<_> = letter.headers().map(|(name, _)| name).collect();
+    assert_eq!(names, ["x-lobby-of-my-own", "x-lobby-receipt"]);
+    assert_eq!(letter.original().unwrap().properties, asking);
+
+    let mut with_ours = headers.clone();
+    with_ours.insert(EXPIRATION.into(), long("1"));
+    with_ours.insert(DELIVERY_MODE.into(), AMQPValue::ShortShortUInt(1));
+    let confusing = asking.clone().with_headers(with_ours);
+    let letter = DeadLetter::of(delivery(confusing, b"x"), verdict("non_json"), 131_072);
+    assert_eq!(letter.original().unwrap().properties, asking, "its words under our names are nobody's");
+}
+
+#[test]
+fn n13_a_publisher_s_own_reason_makes_no_dead_letter() {
+    let with = |entries: &[(&str, AMQPValue)]| {
+        let mut headers = FieldTable::default();
+        for (name, value) in entries {
+            headers.insert((*name).into(), value.clone());
+        }
+        DeadLetter::is_one(&delivery(BasicProperties::default().with_headers(headers), b"x"))
+    };
+    assert!(!with(&[(REASON, long("mine"))]));
+    assert!(!with(&[(REASON, long("mine")), (TIME, long("noon"))]));
+    assert!(!with(&[(REASON, AMQPValue::Boolean(true)), (TIME, AMQPValue::Timestamp(1))]));
+    assert!(with(&[(REASON, long("non_json")), (TIME, AMQPValue::Timestamp(1))]));
+}
+
+#[test]
 fn n06_headers_that_fill_a_frame_are_left_out_and_counted_so_that_the_rest_is_kept() {
     let mut headers = FieldTable::default();
     headers.insert("big".into(), AMQPValue::LongString(vec![b'x'; 130_000].into()));

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    channel::Channel,
+    channel::{Channel, short},
     connection::{Connection, lost},
     error::ConsumerError,
     host::HostOrder,
@@ -84,10 +84,10 @@ impl Writer {
         loop {
             let Some(connected) = self.meanwhile(connect(&config, &mut hosts)).await else { return };
             let failure = match connected {
-                Ok((connection, lanes)) => {
+                Ok((connection, lanes, exchange)) => {
                     backoff.succeeded(Instant::now());
                     self.shared.frame_max.store(connection.frame_max(), Ordering::Relaxed);
-                    let ended = self.write(&connection, lanes).await;
+                    let ended = self.write(&connection, lanes, exchange).await;
                     self.shared.writable.store(false, Ordering::Release);
                     connection.close().await;
                     let Err(failure) = ended else { return };
@@ -129,8 +129,12 @@ impl Writer {
     }
 
     /// Writes over one connection until the task's end, or until something fails.
-    async fn write(&mut self, connection: &Connection, lanes: Vec<lapin::Channel>) -> Result<(), WriteError> {
-        let exchange: ShortString = self.config.topology.exchange.as_str().into();
+    async fn write(
+        &mut self,
+        connection: &Connection,
+        lanes: Vec<lapin::Channel>,
+        exchange: ShortString,
+    ) -> Result<(), WriteError> {
         let mut free = lanes;
         let mut under_way = FuturesUnordered::new();
         let mut next = 0;
@@ -211,11 +215,13 @@ impl Writer {
     }
 }
 
-/// Connects to the first host that takes it, declares, and opens the lanes.
+/// Connects to the first host that takes it, declares, and opens the lanes. Also the exchange's name, which is looked at
+/// first.
 async fn connect(
     config: &DeadLetterConfig,
     hosts: &mut HostOrder,
-) -> Result<(Connection, Vec<lapin::Channel>), ConsumerError> {
+) -> Result<(Connection, Vec<lapin::Channel>, ShortString), ConsumerError> {
+    let exchange = short("exchange name", &config.topology.exchange)?;
     let (connection, _) =
         Connection::open_any(&config.broker, hosts, &Arc::new(ConsumerStats::default())).await?;
     let prepared = async {
@@ -229,7 +235,7 @@ async fn connect(
         Ok(lanes)
     };
     match prepared.await {
-        Ok(lanes) => Ok((connection, lanes)),
+        Ok(lanes) => Ok((connection, lanes, exchange)),
         Err(error) => {
             connection.close().await;
             Err(error)
@@ -289,5 +295,25 @@ async fn stopped(stop: &mut watch::Receiver<Option<Instant>>) {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::BrokerConfig, broker_url::BrokerUrl, dead_letter::DeadLetterTopology, queue_name::QueueName,
+        topology::Declare,
+    };
+
+    #[tokio::test]
+    async fn a_name_that_is_too_long_is_an_error_and_no_panic() {
+        let url = BrokerUrl::from_parts("127.0.0.1", 1, "u", "p", "/").unwrap();
+        let mut topology = DeadLetterTopology::new("x".repeat(256), QueueName::new("q").unwrap());
+        topology.declare = Declare::None;
+        let config = DeadLetterConfig::new(BrokerConfig::new(url, "test"), topology, "pod-7");
+        let refused = connect(&config, &mut config.broker.hosts()).await.map(|_| ()).unwrap_err();
+        assert!(matches!(refused, ConsumerError::NameTooLong { len: 256, .. }), "{refused}");
+        assert!(refused.is_permanent(), "what waits is given up");
     }
 }

@@ -324,11 +324,15 @@ async fn n13_more_than_may_wait_are_acked_and_counted() {
 #[tokio::test]
 async fn n13_a_dead_letter_that_comes_back_is_not_kept_for_ever_and_ever() {
     let mut dropping = Dropping::start(|_, _, _| {}).await;
-    let entries = entry(b"x-lobby-reason", b'S', &sized(b"non_json"));
-    dropping.rig.raw.publish_headers(&dropping.rig.exchange, &entries, b"bad");
+    let reason = entry(b"x-lobby-reason", b'S', &sized(b"non_json"));
+    let ours = [&reason[..], &entry(b"x-lobby-time", b'T', &1_700_000_000_u64.to_be_bytes())].concat();
+    dropping.rig.raw.publish_headers(&dropping.rig.exchange, &ours, b"bad");
     dropping.until_acked(1).await;
+    // A publisher's own header of that name is no sign of one.
+    dropping.rig.raw.publish_headers(&dropping.rig.exchange, &reason, b"bad");
+    dropping.until_acked(2).await;
     let stats = dropping.figures();
-    assert_eq!((stats.stats().looped.get(), stats.stats().confirmed.get()), (1, 0));
+    assert_eq!((stats.stats().looped.get(), stats.stats().confirmed.get()), (1, 1));
     dropping.until("declared", |_| dropping.rig.another_raw().queue(&dropping.name).is_some()).await;
     dropping.end().await;
 }
