@@ -30,6 +30,9 @@ use crate::{
 /// Ends an orderly close that the broker does not answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What a host gets to answer at least, unless `connect_timeout` is shorter.
+const LEAST_FOR_A_HOST: Duration = Duration::from_secs(1);
+
 /// Hands out channels in confirm mode.
 pub(crate) type ChannelPool = managed::Pool<ChannelManager>;
 
@@ -57,6 +60,8 @@ impl ConfirmChannel {
 pub(crate) struct ChannelManager {
     connections: deadpool_lapin::Pool,
     broker: Arc<BrokerConfig>,
+    /// Connecting to one host.
+    host_limit: Duration,
     /// Held while a connection is asked of the pool: the pool makes one in lapin's way, from a fixed address, and
     /// takes what it cannot be told, socket and credentials, from where they were laid down for it.
     hosts: tokio::sync::Mutex<HostOrder>,
@@ -66,9 +71,10 @@ pub(crate) struct ChannelManager {
     latest: Mutex<Option<ConnectionStatus>>,
 }
 
-/// Makes the two pools. Nothing is connected before the first publish.
+/// Makes the two pools. Nothing is connected before the first publish, which may take `publish_timeout`.
 pub(crate) fn channel_pool(
     broker: Arc<BrokerConfig>,
+    publish_timeout: Duration,
     max_connections: usize,
     max_channels: usize,
 ) -> Result<ChannelPool, PublishError> {
@@ -89,9 +95,10 @@ pub(crate) fn channel_pool(
         .recycle_timeout(Some(broker.call_timeout))
         .build()
         .map_err(|_| PublishError::NoRuntime)?;
-    let hosts = tokio::sync::Mutex::new(broker.hosts());
-    let latest = Mutex::new(None);
-    managed::Pool::builder(ChannelManager { connections, broker, hosts, handover, login, latest })
+    let hosts = broker.hosts();
+    let host_limit = host_limit(broker.connect_timeout, publish_timeout, hosts.len());
+    let (hosts, latest) = (tokio::sync::Mutex::new(hosts), Mutex::new(None));
+    managed::Pool::builder(ChannelManager { connections, broker, host_limit, hosts, handover, login, latest })
         .max_size(max_channels.max(1))
         // The channel used last: the others stay idle and could be given up.
         .queue_mode(QueueMode::Lifo)
@@ -182,7 +189,7 @@ impl ChannelManager {
         let mut failures = Vec::new();
         for _ in 0..hosts.len() {
             let address = hosts.turn();
-            let limit = self.broker.connect_timeout;
+            let limit = self.host_limit;
             match tokio::time::timeout(limit, self.connect(&passport, &address)).await {
                 Ok(Ok(connection)) => {
                     debug!(host = %address, "connection for publishing");
@@ -223,6 +230,13 @@ impl ChannelManager {
     }
 }
 
+/// How long one of several hosts may take, so that a host which swallows all it is sent leaves time for the next
+/// within one message's own time.
+fn host_limit(connect_timeout: Duration, publish_timeout: Duration, hosts: usize) -> Duration {
+    let share = publish_timeout / u32::try_from(hosts.max(1)).unwrap_or(u32::MAX);
+    connect_timeout.min(share.max(LEAST_FOR_A_HOST))
+}
+
 /// All that lapin still reads from an address. The host stands for the socket that is handed over.
 fn lapin_url(broker: &BrokerConfig) -> String {
     let vhost: String = broker.url.vhost().bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -236,6 +250,20 @@ mod tests {
 
     use super::*;
     use crate::broker_url::BrokerUrl;
+
+    #[test]
+    fn one_host_that_is_silent_leaves_time_for_the_next_within_one_message() {
+        let limit = |connect, publish, hosts| {
+            host_limit(Duration::from_millis(connect), Duration::from_millis(publish), hosts).as_millis()
+        };
+        assert_eq!(limit(10_000, 5_000, 1), 5_000);
+        assert_eq!(limit(10_000, 5_000, 2), 2_500);
+        assert_eq!(limit(2_000, 5_000, 2), 2_000, "connect_timeout");
+        assert_eq!(limit(10_000, 5_000, 20), 1_000, "the next message begins with the next host");
+        assert_eq!(limit(10_000, 300, 3), 1_000, "the message's own time ends it");
+        assert_eq!(limit(10_000, 5_000, 0), 5_000);
+        assert_eq!(host_limit(Duration::MAX, Duration::MAX, 1), Duration::MAX);
+    }
 
     #[test]
     fn lapin_reads_the_virtual_host_as_it_was_meant_and_no_secret() {

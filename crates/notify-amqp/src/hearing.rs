@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::deadline;
+
 /// Looks in a row that must find no consumer: after a change of a quorum queue's leader one may err.
 const LOOKS: u8 = 2;
 
@@ -172,7 +174,7 @@ impl Hearing {
 
     /// When silence becomes deafness; `None` while nothing is consumed.
     pub(crate) fn deaf_at(&self) -> Option<Instant> {
-        self.session.as_ref().map(|session| session.well_at + self.max_age)
+        self.session.as_ref().map(|session| deadline::after(session.well_at, self.max_age))
     }
 
     /// Whether the time is up. Then it counts as deaf until something is heard.

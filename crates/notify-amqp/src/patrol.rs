@@ -21,6 +21,7 @@ use crate::{
     channel::{Channel, short},
     connection::Connection,
     consumer::ConsumerConfig,
+    deadline,
     error::ConsumerError,
     hearing::{Hindrance, Outcome},
     host::HostOrder,
@@ -119,7 +120,7 @@ impl Patrol {
         self.may_bind = true;
         let mut ground = Ground { connection, channel: None, limit: self.publish_limit / 2 };
         loop {
-            let next_round = Instant::now() + self.interval;
+            let next_round = deadline::after(Instant::now(), self.interval);
             if let Err(fault) = self.round(&mut ground).await {
                 return fault;
             }
@@ -305,7 +306,7 @@ impl Ground<'_> {
 /// Ends when nothing has come for too long. Rounds do not hold it up, nor what they wait for.
 async fn deafness(monitor: &Monitor, settlement: &Settlement, interval: Duration) {
     loop {
-        let next = Instant::now() + interval;
+        let next = deadline::after(Instant::now(), interval);
         sleep_until(monitor.deaf_at().unwrap_or(next).min(next).into()).await;
         if monitor.is_deaf(settlement.is_held()) {
             return;

@@ -56,6 +56,8 @@ pub(crate) struct Pipeline<S> {
     slots: VecDeque<Slot>,
     /// The serial of the first slot.
     first: u64,
+    /// The time of each message.
+    limit: Duration,
     /// Slots without an outcome.
     open: usize,
     /// Time that the caller takes is not the messages'.
@@ -71,6 +73,7 @@ pub(crate) struct Pipeline<S> {
 impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
     pub(crate) fn new(publisher: Publisher, source: S, window: usize) -> Self {
         Self {
+            limit: publisher.config().publish_timeout,
             publisher,
             source: Box::pin(source).fuse(),
             window: window.max(1),
@@ -84,6 +87,11 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
             backoff: Backoff::new(BackoffPolicy::default()),
             suspects: 0,
         }
+    }
+
+    /// The same where part of the time is used up.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// The outcome of the next message; `None` after the last one. Waits for nothing where it is known already.
@@ -253,7 +261,7 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
     fn deadline(&self) -> Option<Instant> {
         let first = self.slots.iter().find(|slot| !slot.is_settled())?;
         let now = Instant::now();
-        let left = self.publisher.config().publish_timeout.saturating_sub(first.age(now, &self.absence));
+        let left = self.limit.saturating_sub(first.age(now, &self.absence));
         Some(deadline::after(now, left))
     }
 
@@ -347,7 +355,7 @@ impl<S: Stream<Item = Result<Outgoing, PublishError>>> Pipeline<S> {
         let after = self.publisher.config().publish_timeout;
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
-            if slot.is_settled() || slot.age(now, &self.absence) < after {
+            if slot.is_settled() || slot.age(now, &self.absence) < self.limit {
                 continue;
             }
             let blocked = match &self.channel {

@@ -39,7 +39,8 @@ pub struct PublisherConfig {
     /// Messages that one [`Publisher::publish_all`] has under way at most (default 256); as many outcomes more may wait
     /// for the caller.
     pub window: usize,
-    /// One message in all, with connecting and retries (default 5 s).
+    /// One message in all, with connecting and retries (default 5 s). Of several hosts each gets its share of it to
+    /// answer, at least 1 s and at most the broker's `connect_timeout`.
     pub publish_timeout: Duration,
     /// How often one message is sent at most (default 3); only a lost connection is a reason to send again.
     pub attempts: u32,
@@ -104,7 +105,12 @@ impl Publisher {
         if let Some(warning) = broker.warning() {
             warn!(warning);
         }
-        let channels = channel_pool::channel_pool(broker, config.max_connections, config.max_channels)?;
+        let channels = channel_pool::channel_pool(
+            broker,
+            config.publish_timeout,
+            config.max_connections,
+            config.max_channels,
+        )?;
         Ok(Self {
             channels,
             config: Arc::new(config),
@@ -201,11 +207,17 @@ impl Publisher {
         Outgoing::notification(message, &self.exchange, self.config.mandatory)
     }
 
-    pub(crate) async fn send_one(
+    async fn send_one(&self, outgoing: Result<Outgoing, PublishError>) -> Result<Published, PublishError> {
+        self.send_one_within(outgoing, self.config.publish_timeout).await
+    }
+
+    /// Sends one message, of whose time so much is left.
+    pub(crate) async fn send_one_within(
         &self,
         outgoing: Result<Outgoing, PublishError>,
+        limit: Duration,
     ) -> Result<Published, PublishError> {
-        let mut pipeline = Pipeline::new(self.clone(), stream::iter([outgoing]), 1);
+        let mut pipeline = Pipeline::new(self.clone(), stream::iter([outgoing]), 1).within(limit);
         pipeline.next().await.unwrap_or(Err(PublishError::Closed))
     }
 

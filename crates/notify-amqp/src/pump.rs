@@ -19,6 +19,7 @@ use crate::{
     channel::Channel,
     connection::{Connection, lost},
     consumer::{ConsumerConfig, Dispatch},
+    deadline,
     delivery::Delivery,
     error::ConsumerError,
     guarded_dispatch::GuardedDispatch,
@@ -182,7 +183,7 @@ impl<D: Dispatch> Pump<'_, D> {
         }
         let due = self.settlement.park(cx);
         if due.ready > 0 && !sources.ack_armed {
-            sources.ack.as_mut().reset(tokio::time::Instant::now() + self.config.ack_delay);
+            sources.ack.as_mut().reset(deadline::after(Instant::now(), self.config.ack_delay).into());
             sources.ack_armed = true;
         }
         if self.acking.is_none() && (due.now || (due.ready > 0 && sources.ack.as_mut().poll(cx).is_ready())) {
@@ -307,7 +308,7 @@ impl<D: Dispatch> Pump<'_, D> {
     /// Stops the deliveries, waits for the open ones until `stop_timeout`, and settles all that is completed.
     /// Returns how many deliveries were not finished, and whether all that is completed is settled.
     pub(crate) async fn drain(&mut self) -> (u64, bool) {
-        let deadline = tokio::time::Instant::now() + self.config.stop_timeout;
+        let deadline = deadline::after(Instant::now(), self.config.stop_timeout).into();
         let drained = self.drain_until(deadline).await;
         let unfinished = self.settlement.open() as u64;
         if let Err(error) = &drained {

@@ -52,6 +52,8 @@ struct Waiters(Mutex<WaitersById>);
 
 #[derive(Default)]
 struct WaitersById {
+    /// Nothing more comes.
+    ended: bool,
     last_number: u64,
     by_id: HashMap<Arc<str>, Vec<(u64, mpsc::Sender<Receipt>)>>,
 }
@@ -98,7 +100,9 @@ impl ReceiptInbox {
         let mut waiters = self.waiters.lock();
         waiters.last_number += 1;
         let number = waiters.last_number;
-        waiters.by_id.entry(id.clone()).or_default().push((number, sender));
+        if !waiters.ended {
+            waiters.by_id.entry(id.clone()).or_default().push((number, sender));
+        }
         drop(waiters);
         Waiting { id, number, waiters: self.waiters.clone(), receipts }
     }
@@ -107,6 +111,7 @@ impl ReceiptInbox {
 impl Drop for ReceiptInbox {
     fn drop(&mut self) {
         self.task.abort();
+        self.waiters.end();
     }
 }
 
@@ -141,7 +146,9 @@ impl Waiters {
 
     /// Tells everybody who waits that nothing more comes.
     fn end(&self) {
-        self.lock().by_id.clear();
+        let mut waiters = self.lock();
+        waiters.ended = true;
+        waiters.by_id.clear();
     }
 }
 

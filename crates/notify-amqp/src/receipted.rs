@@ -1,12 +1,16 @@
 //! Publishing a message and hearing what became of it on each lobby.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lapin::types::{AMQPValue, ShortString};
 use notify_protocol::{Message, RECEIPT_HEADER, Receipt, ReceiptScope};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use crate::{
+    deadline,
     outgoing::Outgoing,
     properties::short,
     publish_error::{PublishError, PublishStage},
@@ -56,6 +60,9 @@ pub struct Receipted {
     /// The lobbies' receipts, in the order in which they came. A missing one proves nothing: receipts are sent at
     /// most once, and a lobby that is too busy drops them.
     pub receipts: Vec<Receipt>,
+    /// The reply queue was lost before the wait was over, with the connection: what lobbies answer does not come here
+    /// any more.
+    pub inbox_lost: bool,
 }
 
 /// A message that the broker confirmed, and whose receipts are still to be collected. Up to 1,024 of them wait here;
@@ -72,14 +79,19 @@ impl Asked {
     /// Collects receipts until there are `enough`, or `within` is over since the broker's confirm. What has come by then
     /// is returned, however late this is called.
     pub async fn receipts(mut self, enough: usize, within: Duration) -> Receipted {
-        let (deadline, mut receipts) = (self.confirmed_at + within, Vec::new());
+        let deadline = deadline::after(self.confirmed_at, within).into();
+        let (mut receipts, mut inbox_lost) = (Vec::new(), false);
         while receipts.len() < enough {
             match timeout_at(deadline, self.waiting.receipts.recv()).await {
                 Ok(Some(receipt)) => receipts.push(receipt),
-                Ok(None) | Err(_) => break,
+                Ok(None) => {
+                    inbox_lost = true;
+                    break;
+                }
+                Err(_) => break,
             }
         }
-        Receipted { published: self.published, receipts }
+        Receipted { published: self.published, receipts, inbox_lost }
     }
 }
 
@@ -94,7 +106,8 @@ impl Publisher {
     /// or the time is up.
     ///
     /// The message's `reply-to` and its header `x-lobby-receipt` are set here, and its correlation id, unless it has
-    /// one. Where it takes a second attempt, or was delivered to a lobby twice, a lobby may answer twice.
+    /// one. Where it was delivered to a lobby twice, a lobby may answer twice. Where the connection is lost, the message is
+    /// sent again, but the reply queue is gone: [`Receipted::inbox_lost`].
     ///
     /// ```no_run
     /// # async fn example(publisher: &notify_amqp::Publisher) -> Result<(), Box<dyn std::error::Error>> {
@@ -123,7 +136,7 @@ impl Publisher {
     /// Publishes `message` as [`Publisher::publish_with_receipt`] does, and leaves the receipts for later: who publishes
     /// several in a row need not wait for the receipts of one before the next.
     ///
-    /// The reply queue and the message each have `publish_timeout`.
+    /// The reply queue, which the first message that asks opens, and the message have `publish_timeout` together.
     ///
     /// ```no_run
     /// # async fn example(publisher: &notify_amqp::Publisher) -> Result<(), Box<dyn std::error::Error>> {
@@ -146,13 +159,16 @@ impl Publisher {
         message: &Message,
         scope: ReceiptScope,
     ) -> Result<Asked, PublishError> {
-        let after = self.config().publish_timeout;
-        let inbox = timeout(after, self.receipt_inbox()).await;
-        let inbox =
-            inbox.map_err(|_| PublishError::TimedOut { after, stage: PublishStage::Connecting })??;
+        let (begin, after) = (Instant::now(), self.config().publish_timeout);
+        let Ok(inbox) = timeout(after, self.receipt_inbox()).await else {
+            let blocked = self.pool().is_blocked();
+            let stage = if blocked { PublishStage::Blocked } else { PublishStage::Connecting };
+            return Err(PublishError::TimedOut { after, stage });
+        };
+        let inbox = inbox?;
         let outgoing = self.outgoing(message)?.asking(inbox.queue(), scope)?;
         let waiting = inbox.wait_for(outgoing.id.clone());
-        let published = self.send_one(Ok(outgoing)).await?;
+        let published = self.send_one_within(Ok(outgoing), after.saturating_sub(begin.elapsed())).await?;
         Ok(Asked { published, waiting, confirmed_at: Instant::now() })
     }
 

@@ -44,7 +44,7 @@ impl SelfCheckConfig {
         if !options.exclusive_consumer && options.lifetime != Lifetime::Connection {
             return Err(SelfCheckError::SharedQueue);
         }
-        if self.interval.is_zero() || self.max_age < self.interval * 2 {
+        if self.interval.is_zero() || self.max_age < self.interval.saturating_mul(2) {
             return Err(SelfCheckError::Times { interval: self.interval, max_age: self.max_age });
         }
         Ok(())
@@ -264,9 +264,12 @@ mod tests {
             assert_eq!(SelfCheckConfig::default().check(&QueueOptions::new(mode, reliable)), expected);
         }
         let second = Duration::from_secs(1);
-        for (interval, max_age, fits) in
-            [(second, second * 2, true), (second * 2, second * 3, false), (Duration::ZERO, second, false)]
-        {
+        for (interval, max_age, fits) in [
+            (second, second * 2, true),
+            (second * 2, second * 3, false),
+            (Duration::ZERO, second, false),
+            (Duration::MAX, Duration::MAX / 2, false),
+        ] {
             assert_eq!(
                 SelfCheckConfig { interval, max_age }.check(&own).is_ok(),
                 fits,

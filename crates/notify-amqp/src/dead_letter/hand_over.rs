@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{DeadLetter, DeadLetterConfig, DeadLetterStats, HandedOver, Verdict, writer::Writer};
-use crate::{connection::FRAME_MAX, delivery::Delivery, settlement::Ticket};
+use crate::{connection::FRAME_MAX, deadline, delivery::Delivery, settlement::Ticket};
 
 /// Takes dropped messages, from the consumer's thread. The task ends when this is dropped and all is written.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl DeadLetters {
         let held = Held {
             letter: DeadLetter::of(delivery, verdict, frame_max),
             key,
-            deadline: Instant::now() + self.config.timeout,
+            deadline: deadline::after(Instant::now(), self.config.timeout),
             _ticket: (!down).then_some(ticket),
             _place: place,
         };

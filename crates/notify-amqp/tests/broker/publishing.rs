@@ -632,6 +632,76 @@ async fn without_an_answer_the_wait_ends_in_time_and_a_lost_reply_queue_is_made_
 }
 
 #[tokio::test]
+async fn a_lost_reply_queue_ends_the_wait_and_is_told() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let running = Running::start(rig.config()).await;
+    let publisher = Publisher::new(config_at(&rig, proxy.port())).unwrap();
+    let asked = publisher.publish_asking(&numbered(1), ReceiptScope::All).await.unwrap();
+    proxy.break_connections();
+    let answered = asked.receipts(1, Duration::MAX).await;
+    assert!(answered.inbox_lost && answered.receipts.is_empty(), "{answered:?}");
+    let asked = publisher.publish_asking(&numbered(2), ReceiptScope::All).await.unwrap();
+    publisher.close().await;
+    assert!(asked.receipts(1, Duration::MAX).await.inbox_lost, "closing the publisher ends the wait");
+    let publisher = Publisher::new(config_at(&rig, proxy.port())).unwrap();
+    let brief = ReceiptWait::lobbies(1, Duration::from_millis(50));
+    assert!(!publisher.publish_with_receipt(&numbered(3), brief).await.unwrap().inbox_lost);
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn many_who_ask_for_receipts_of_a_silent_broker_end_together() {
+    let rig = Rig::new();
+    let proxy = Proxy::to(&rig.url.address());
+    let running = Running::start(rig.config()).await;
+    proxy.set_black_hole(true);
+    let mut config = config_at(&rig, proxy.port());
+    config.publish_timeout = Duration::from_millis(400);
+    let publisher = Publisher::new(config).unwrap();
+    let start = Instant::now();
+    let asking = (0..20).map(|n| {
+        let publisher = publisher.clone();
+        async move { publisher.publish_asking(&numbered(n), ReceiptScope::All).await }
+    });
+    for outcome in futures_util::future::join_all(asking).await {
+        let (after, stage) = (Duration::from_millis(400), PublishStage::Connecting);
+        assert_eq!(outcome.map(|asked| asked.published), Err(PublishError::TimedOut { after, stage }));
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_first_host_that_swallows_everything_costs_no_message() {
+    let rig = Rig::new();
+    let running = Running::start(rig.config()).await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hosts = [silent.local_addr().unwrap().to_string(), rig.url.address()];
+    let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
+    let mut config = config(&rig);
+    config.broker.url = rig.url.clone().with_hosts(hosts).unwrap();
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&numbered(1)).await.unwrap();
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_time_without_end_is_no_panic() {
+    let rig = Rig::new();
+    let running = Running::start(rig.config()).await;
+    let mut config = config(&rig);
+    config.publish_timeout = Duration::MAX;
+    let publisher = Publisher::new(config).unwrap();
+    publisher.publish(&numbered(1)).await.unwrap();
+    publisher.close().await;
+    running.handle.stop().await;
+}
+
+#[tokio::test]
 async fn a_reply_to_a_queue_that_is_gone_costs_nothing() {
     let rig = Rig::new();
     let publisher = Publisher::new(config(&rig)).unwrap();
