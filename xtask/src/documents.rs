@@ -106,7 +106,8 @@ hears something. Bindings are made again at each interval, whether they are miss
 publisher sends meanwhile is returned to it if it asks for that (mandatory) and no other queue takes it, or else lost to this
 lobby. A canary that comes back, an exchange or queue that is gone and a queue without a consumer are noticed and repaired
 (`lobby_self_check_repairs_total`). Where the broker blocks publishers or takes no canary from this user, silence proves
-nothing: the lobby stays ready, `/ready` says `unknown` with the reason, and the log once what to do. The user needs the
+nothing: the lobby stays ready, `/ready` says `unknown` with the reason, and the log once what to do. Nor does it while
+`broker.prefetch` is full of messages in work: `/ready` says `busy`. The user needs the
 permission to write to the exchange; with `queue.declare` other than `active` somebody else binds the canary's key. Where
 lobbies share a queue there is no self-check: one would take the other's canary.
 
