@@ -82,9 +82,10 @@ pub(crate) async fn faults(options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     let (lobby, build) = match &options.lobby {
-        Some(path) => {
-            (path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?, "given")
-        }
+        Some(path) => (
+            path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?,
+            "a build that was given",
+        ),
         None if options.quick => (crate::build::lobby().await?, "debug build"),
         None => (crate::build::release("lobby-bin", "lobby").await?, "release build"),
     };
@@ -282,14 +283,39 @@ impl Task {
     }
 }
 
-/// The command as somebody would type it.
+/// The command as somebody would type it elsewhere.
 fn command_line() -> String {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    format!("cargo xtask {}", arguments.join(" "))
+    format!("cargo xtask {}", without_paths(&arguments).join(" "))
+}
+
+fn without_paths(arguments: &[String]) -> Vec<&str> {
+    let mut shown = Vec::new();
+    let mut is_path = false;
+    for argument in arguments {
+        shown.push(match argument.as_str() {
+            _ if is_path => "FILE",
+            long if long.starts_with("--lobby=") => "--lobby=FILE",
+            other => other,
+        });
+        is_path = argument == "--lobby";
+    }
+    shown
 }
 
 async fn version(lobby: &Path) -> anyhow::Result<String> {
     let output = tokio::process::Command::new(lobby).arg("--version").output().await;
     let output = output.with_context(|| format!("run {}", lobby.display()))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_of_a_run_names_no_file_of_this_machine() {
+        let arguments = ["faults", "--lobby", "/x/lobby", "--lobby=/y", "--only", "B1"].map(str::to_owned);
+        assert_eq!(without_paths(&arguments), ["faults", "--lobby", "FILE", "--lobby=FILE", "--only", "B1"]);
+    }
 }

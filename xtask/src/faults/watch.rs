@@ -113,15 +113,13 @@ impl Drop for Watch {
 
 /// A ready lobby's self-check opens its own connection a moment later.
 async fn settled(lobby: &Lobby) -> anyhow::Result<()> {
-    let wanted = |outcome| [("outcome", outcome)];
     let start = Instant::now();
     loop {
+        let ready = lobby.admin("/ready").await?;
         let metrics = lobby.metrics().await?;
-        let checks = metrics.has("lobby_canary_age_seconds");
-        let heard = metrics.count("lobby_canaries_total", &wanted("received"));
-        let refused = metrics.count("lobby_canaries_total", &wanted("refused"));
-        let consumes = metrics.count("lobby_broker_connected", &[]) == 1;
-        if !checks || !consumes || heard + refused > 0 || start.elapsed() > PATIENCE {
+        let canaries = |outcome| metrics.count("lobby_canaries_total", &[("outcome", outcome)]);
+        let none_will_come = ready.status != 200 || ready.body.contains(r#""self_check":"off""#);
+        if none_will_come || canaries("received") + canaries("refused") > 0 || start.elapsed() > PATIENCE {
             return Ok(());
         }
         sleep(POLL).await;

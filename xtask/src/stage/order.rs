@@ -38,6 +38,11 @@ impl Stream {
         judged
     }
 
+    /// Whether everything came that had to, and nothing of others: in whatever order.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.lost.is_empty() && self.strangers.is_empty()
+    }
+
     /// How many came again.
     pub(crate) fn duplicates(&self) -> u64 {
         self.again.values().sum()
@@ -46,7 +51,7 @@ impl Stream {
     /// An error that names the client, unless only duplicates are to be told.
     pub(crate) fn faultless(&self, who: &str) -> anyhow::Result<()> {
         let Self { lost, strangers, reordered, .. } = self;
-        let fine = lost.is_empty() && strangers.is_empty() && reordered.is_empty();
+        let fine = self.is_complete() && reordered.is_empty();
         anyhow::ensure!(
             fine,
             "{who}: {} lost {:?}, {} of others {:?}, {} out of order {:?} ({} duplicates)",
@@ -77,6 +82,8 @@ mod tests {
         assert_eq!(judge(&[1, 9], &[1], &[]).strangers, [9]);
         assert_eq!(judge(&[1, 3, 2], &[1, 2, 3], &[]).reordered, [(3, 2)]);
         assert!(judge(&[1, 3, 2], &[1, 2, 3], &[]).faultless("x").is_err());
+        assert!(judge(&[1, 3, 2], &[1, 2, 3], &[]).is_complete());
+        assert!(!judge(&[1, 9], &[1], &[]).is_complete() && !judge(&[], &[1], &[]).is_complete());
     }
 
     #[test]
