@@ -37,7 +37,8 @@ lost is confirmed, routed, persistent and valid, its queue exists, and the addre
 the while. *Twice* counts what a client got again; *no flag* those of them that the broker had not marked as redelivered.
 *Recovery* is the time from the fault, or from the moment the broker is back, to the first new message at a client, if the
 row says nothing else. *Peak* is the most memory that a lobby's process held. A row fails when something is lost, comes out
-of order or to somebody else, when a descriptor stays open or a lobby panics, and when what is required does not happen.
+of order or to somebody else, when a descriptor stays open (but for four of a runtime that the AMQP library makes for itself, once, when an attempt to
+connect fails) or a lobby panics, and when what is required does not happen.
 ";
 
 /// Keeps the new records beside the older ones and writes the document.
@@ -85,7 +86,7 @@ fn notes(out: &mut String, record: &Record) {
     let required = row_of(&record.row).map_or("", |row| row.required);
     let _ = writeln!(out, "- **{}** ({}): required: {required}.", record.row, record.form);
     if let Some((before, after)) = record.figures.descriptors {
-        let _ = writeln!(out, "  - descriptors {before} before, {after} after");
+        let _ = writeln!(out, "  - descriptors: {before} before, {after} after");
     }
     for text in record.figures.facts.iter().chain(&record.error) {
         let _ = writeln!(out, "  - {}", text.replace('\n', " "));

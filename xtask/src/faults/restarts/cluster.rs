@@ -11,8 +11,7 @@ use crate::faults::traffic::reconnects;
 use crate::stage::flood::Flood;
 use crate::stage::notifier::Notifier;
 
-/// The lobby's node stands still: the lobby misses its heartbeats, and the others declare it dead. When it goes on, it
-/// finds itself in the minority and rejoins.
+/// The lobby's node stands still: the lobby misses its heartbeats, and the others declare it dead.
 pub(super) async fn cluster(scene: &Scene) -> anyhow::Result<()> {
     if let Some(reason) = Cluster::impossible() {
         scene.skip(reason);
@@ -21,6 +20,10 @@ pub(super) async fn cluster(scene: &Scene) -> anyhow::Result<()> {
     let cluster = Cluster::start().await.context("start a cluster")?;
     cut_off(scene, &cluster).await?;
     if scene.pick(false, true) {
+        // As somebody would who finds a node that hangs.
+        cluster.node(nodes::CONNECTED).kill();
+        cluster.node(nodes::CONNECTED).launch().await.context("start the node again")?;
+        cluster.formed().await?;
         let (tally, redelivered) = nodes::nodes_killed(scene, &cluster).await?;
         scene.count_after_kill(&tally, tally.unmarked_of(redelivered))?;
     }
@@ -45,13 +48,11 @@ async fn cut_off(scene: &Scene, cluster: &Cluster) -> anyhow::Result<()> {
         let again = |metrics: &crate::lobby::Metrics| reconnects(metrics) > before;
         side.lobby.metrics_until("a reconnect", again).await?;
         flood.reaches(source.next()).await?;
-        // Two heartbeats, the look at them, and the next host.
-        scene.recovered(fault.elapsed(), HEARTBEAT * 3 + Duration::from_secs(4))
+        // Two heartbeats, and until the other nodes miss the one: before that a declaration hangs, at most so long as
+        // `broker.call_timeout` says, and is tried again.
+        scene.recovered(fault.elapsed(), HEARTBEAT * 2 + Duration::from_secs(16))
     };
-    let outcome = outcome.await;
-    cluster.node(nodes::CONNECTED).signal(Signal::CONT)?;
-    outcome?;
-    cluster.formed().await.context("after the node went on")?;
+    outcome.await?;
     source.reached(source.confirmed() + 500).await?;
     let outcomes = source.finish().await?;
     let mut notifier = Notifier::open(&url, &side.exchange).await?;
