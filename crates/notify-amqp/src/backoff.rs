@@ -18,7 +18,7 @@ pub struct BackoffPolicy {
     /// (default 60 s, so that a broker that drops everybody after a few seconds is not stormed).
     pub stable_after: Duration,
     /// After a connection that consumed for less than that, the wait is no longer than this, and later ones double from
-    /// there (default 800 ms: a broker that drops everybody is asked at most twice a second).
+    /// there (default 400 ms: a broker that lets everybody in and then drops them is asked at most five times a second).
     pub max_after_session: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Default for BackoffPolicy {
             base: Duration::from_millis(100),
             cap: Duration::from_secs(30),
             stable_after: Duration::from_secs(60),
-            max_after_session: Duration::from_millis(800),
+            max_after_session: Duration::from_millis(400),
         }
     }
 }
@@ -127,9 +127,9 @@ mod tests {
             backoff.failures = earlier;
             for _ in 0..100 {
                 backoff.succeeded(now);
-                assert_eq!(backoff.failed(now + ms(1), u64::MAX), ms(800));
+                assert_eq!(backoff.failed(now + ms(1), u64::MAX), ms(400));
             }
-            assert_eq!(backoff.failed(now, u64::MAX), ms(1600));
+            assert_eq!(backoff.failed(now, u64::MAX), ms(800));
         }
     }
 

@@ -121,10 +121,11 @@ impl<D: Dispatch> Supervisor<D> {
     }
 
     /// Whoever finds its queue taken waits longer, unless it consumed a moment ago: then it is most likely its own
-    /// old connection that has the queue, until the broker misses two heartbeats.
+    /// old connection that has the queue, until the broker misses two heartbeats: it looks once in a heartbeat, and
+    /// takes a moment to let go.
     fn wait_after(&mut self, error: &ConsumerError) -> Duration {
         let now = Instant::now();
-        let own_shadow = self.config.broker.heartbeat * 3;
+        let own_shadow = self.config.broker.heartbeat * 4;
         let recently = self.consumed.is_some_and(|end| now.saturating_duration_since(end) < own_shadow);
         let policy = if error.is_in_use() && !recently { self.config.standby } else { self.config.backoff };
         self.backoff.failed_under(policy, now, fastrand::u64(..))
@@ -181,13 +182,17 @@ impl<D: Dispatch> Supervisor<D> {
             acking: None,
         };
         let ended = match &mut self.patrol {
-            Some(patrol) => {
-                let ended = pump.run(patrol.watch(&connection, &settlement)).await;
-                patrol.monitor().end();
-                ended
-            }
+            Some(patrol) => pump.run(patrol.watch(&connection, &settlement)).await,
             None => pump.run(std::future::pending()).await,
         };
+        if ended.is_err() {
+            // Before anything that takes time: what the monitor knows of a silence ends with the session.
+            let attempt = self.backoff.failures() + 1;
+            self.status.send_replace(ConsumerStatus::Connecting { attempt });
+        }
+        if let Some(patrol) = &self.patrol {
+            patrol.monitor().end();
+        }
         self.consumed = Some(Instant::now());
         let mut stopped = stopped(&self.stop);
         if ended.is_ok() {

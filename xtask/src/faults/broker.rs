@@ -26,7 +26,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         id: "B2",
         done: "the queue deleted under the consumer",
-        required: "the end of the stream is noticed; declared, bound, consumed again in 500 ms",
+        required: "the end of the stream is noticed; declared, bound, consumed again in 500 ms (median)",
         sharing: Sharing::SideBySide,
         takes: Takes { short: 10, long: 40 },
         run: |scene| Box::pin(consumer::queue_deleted(scene)),

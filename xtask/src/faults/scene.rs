@@ -108,6 +108,14 @@ impl Scene {
         self.counted().times.push(took);
     }
 
+    /// Fails when half of the recoveries took longer than `limit` (in the short form, four times that).
+    pub(super) fn recovered_median(&self, limit: Duration) -> anyhow::Result<()> {
+        let limit = limit * self.pick(SHORT_FORM_PATIENCE, 1);
+        let p50 = self.figures().p50_ms.context("no recovery was timed")?;
+        ensure!(p50 <= limit.as_secs_f64() * 1000.0, "median of recovery {p50} ms, limit {limit:?}");
+        Ok(())
+    }
+
     /// Fails when more than one in a hundred recoveries took longer than `limit` (in the short form, four times that).
     pub(super) fn recovered_p99(&self, limit: Duration) -> anyhow::Result<()> {
         let limit = limit * self.pick(SHORT_FORM_PATIENCE, 1);

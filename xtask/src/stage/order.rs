@@ -29,6 +29,10 @@ impl Stream {
                 *judged.again.entry(number).or_default() += 1;
                 continue;
             }
+            if may.contains(&number) {
+                // Its publisher gave it up and went on over another connection: which is first is the broker's to say.
+                continue;
+            }
             match highest {
                 Some(before) if number < before => judged.reordered.push((before, number)),
                 _ => highest = Some(number),
@@ -83,6 +87,7 @@ mod tests {
         assert_eq!(judge(&[1, 3, 2], &[1, 2, 3], &[]).reordered, [(3, 2)]);
         assert!(judge(&[1, 3, 2], &[1, 2, 3], &[]).faultless("x").is_err());
         assert!(judge(&[1, 3, 2], &[1, 2, 3], &[]).is_complete());
+        assert_eq!(judge(&[1, 3, 2, 4], &[1, 3, 4], &[2]), Stream::default(), "given up by its publisher");
         assert!(!judge(&[1, 9], &[1], &[]).is_complete() && !judge(&[], &[1], &[]).is_complete());
     }
 

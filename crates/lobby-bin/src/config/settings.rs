@@ -280,7 +280,7 @@ settings! {
         |c, t| c.startup_timeout = within(t, Duration::ZERO, DAY)?;
     broker.call_timeout = "10s", "How long one call to the broker may take.",
         |c, t| c.call_timeout = within(t, 100 * MS, 600 * SECOND)?;
-    broker.reconnect_max = "4s", "The longest wait between two attempts to connect, at most 30s. Waits start at 100ms, double, are spread at random, and start anew after a minute of consuming; after less, at 800ms at most.",
+    broker.reconnect_max = "4s", "The longest wait between two attempts to connect, at most 30s. Waits start at 100ms, double, are spread at random, and start anew after a minute of consuming; after less, at 400ms at most.",
         |c, t| c.reconnect_max = within(t, 100 * MS, 30 * SECOND)?;
     broker.ack_batch = "0", "Deliveries that one ack may settle; 0 means a quarter of the prefetch, at most 100.",
         |c, t| c.ack_batch = whole(t, 0, 65_535)? as u16;

@@ -26,8 +26,9 @@ pub(super) async fn queue_deleted(scene: &Scene) -> anyhow::Result<()> {
         operator.delete_queue(&scene.queue()).await?;
         ledger.until_routed(&mut notifier).await?;
         ledger.until_arrived(&mut player).await?;
-        scene.recovered(start.elapsed(), Duration::from_millis(500))?;
+        scene.timed(start.elapsed());
     }
+    scene.recovered_median(Duration::from_millis(500))?;
     let tally = ledger.tally(&mut notifier, &mut player).await?;
     scene.count(&tally, tally.unmarked(&Marks::new()))?;
     scene.fact(format!("{} returned to the publisher meanwhile", tally.returned));

@@ -36,10 +36,13 @@ impl Alarm {
 /// SIGSTOP for half a minute: the lobby notices by the silence and says so, its clients stay, and all that was
 /// published arrives after.
 pub(super) async fn stopped(scene: &Scene) -> anyhow::Result<()> {
-    let heartbeat = Duration::from_secs(scene.pick(1, 10));
-    let hanging = Duration::from_secs(scene.pick(4, 30));
+    let heartbeat = Duration::from_secs(scene.pick(2, 10));
+    let hanging = Duration::from_secs(scene.pick(6, 30));
     let (proxy, setup) = scene.proxied(true).await?;
     let setup = setup.set("LOBBY_BROKER__HEARTBEAT", format!("{}s", heartbeat.as_secs()));
+    // With the usual settings the self-check misses its canaries before the heartbeats are missed.
+    let (interval, max_age) = scene.pick(("500ms", "1s"), ("3s", "10s"));
+    let setup = setup.set("LOBBY_SELF_CHECK__INTERVAL", interval).set("LOBBY_SELF_CHECK__MAX_AGE", max_age);
     let mut lobby = scene.start(&setup).await?;
     let mut traffic = Traffic::start(scene, &lobby, 200).await?;
     for _ in 0..scene.pick(1, 2) {
@@ -62,7 +65,7 @@ pub(super) async fn stopped(scene: &Scene) -> anyhow::Result<()> {
                 while start.elapsed() < hanging {
                     let answer = lobby.admin("/ready").await?;
                     ensure!(answer.status == 503, "/ready says {} while the broker hangs", answer.status);
-                    sleep(Duration::from_millis(200)).await;
+                    sleep(Duration::from_millis(20)).await;
                 }
                 Ok(())
             })
