@@ -28,7 +28,7 @@ pub(crate) const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// Beside the server, for the same reason.
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// It starts a virtual machine of its own.
-const CONTROL_LIMIT: Duration = Duration::from_secs(60);
+const CONTROL_LIMIT: Duration = Duration::from_secs(180);
 
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
