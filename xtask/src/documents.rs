@@ -83,6 +83,15 @@ FAF's own variables work too: `MQ_EXCHANGE_NAME`, `MQ_SERVER`, `MQ_PORT`, `MQ_US
 
 Texts in the file may hold `${NAME}` and `${NAME:-default}` for variables of the environment; `$$` is one dollar sign. Durations are written like `250ms`, `30s`, `10m`; sizes like `65536`, `64KiB`, `1MiB`.
 
+Secrets can stand in files: each secret key has one with `_file` (`admin.token_file`, `auth.secret_file`, `broker.url_file`, …), whose
+content counts without its last line break. Of key and file the stronger layer's counts; both in one layer are refused. A file
+that everybody on the machine may read is warned about.
+
+SIGHUP has the whole configuration read again, files too. At once count: the limits on connections (`listen.max_connections`,
+`max_accepts_per_second`, `accept_burst`, and the same per address), `auth.…` with the key set, the certificate for clients,
+`admin.token`, `shutdown.drain_timeout`, `drain_window`, and `log.level`. The log tells each key that changed with its old and new value, or
+that it needs a restart. When anything is wrong, nothing changes, and the log says what. Sessions stay in any case.
+
 The connection to the broker: `broker.url`, and fields that each replace a part of it, so that `LOBBY_BROKER__PASSWORD`
 alone changes a file's password and nothing else. A URL from a stronger layer replaces weaker fields too: a URL in the
 environment is not mixed with a file's password. Of `password`, `password_file` and `password_command` the strongest layer's

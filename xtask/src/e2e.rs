@@ -27,6 +27,7 @@ mod queue_modes;
 mod receipts;
 mod recordings;
 mod refusals;
+mod reload;
 mod report;
 mod restart;
 mod rolling;

@@ -332,6 +332,12 @@ impl Lobby {
         self.signal(Signal::TERM)
     }
 
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("process id 0")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).context("send SIGHUP to the lobby")
+    }
+
     /// Sends SIGINT, as Ctrl-C does.
     pub(crate) fn interrupt(&self) -> anyhow::Result<()> {
         self.signal(Signal::INT)

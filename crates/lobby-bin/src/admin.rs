@@ -12,6 +12,7 @@ mod trace;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Request, State},
@@ -39,7 +40,7 @@ const MAX_DRAFT: usize = 256 * 1024;
 /// What the console is made from.
 pub struct Console {
     /// `admin.token`.
-    pub token: Secret,
+    pub token: Arc<ArcSwap<Secret>>,
     /// See [`hello`].
     pub hello: Value,
     /// What its form publishes with.
@@ -54,6 +55,7 @@ struct Admin {
     hello: Arc<Value>,
     desk: Arc<Desk>,
     drain: DrainDesk,
+    token: Arc<ArcSwap<Secret>>,
     stop: CancellationToken,
 }
 
@@ -74,9 +76,10 @@ pub async fn serve(
         hello: Arc::new(console.hello),
         desk: Arc::new(console.desk),
         drain: console.drain,
+        token: Arc::clone(&console.token),
         stop: stop.clone(),
     };
-    let token = Arc::new(console.token);
+    let token = console.token;
     let guarded = |want| {
         let token = Arc::clone(&token);
         middleware::from_fn(move |request, next| guard(want, Arc::clone(&token), request, next))
@@ -108,8 +111,8 @@ pub async fn serve(
     let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
 }
 
-async fn guard(want: Want, token: Arc<Secret>, request: Request, next: Next) -> Response {
-    match guard::judge(want, request.headers(), &token) {
+async fn guard(want: Want, token: Arc<ArcSwap<Secret>>, request: Request, next: Next) -> Response {
+    match guard::judge(want, request.headers(), &token.load()) {
         Ok(()) => next.run(request).await,
         Err(denied) => (denied.status, Json(json!({"error": denied.why}))).into_response(),
     }
@@ -118,6 +121,7 @@ async fn guard(want: Want, token: Arc<Secret>, request: Request, next: Next) -> 
 async fn events(State(admin): State<Admin>) -> Response {
     let mut hello = admin.hello.as_ref().clone();
     hello["state"] = admin.state.now();
+    hello["acts"] = json!(admin.token.load().is_set());
     match admin.feed.watch(hello, admin.stop.clone()) {
         Some(events) => events.into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": "too many watch already"})))

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
     BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, DeadLetters, DeadLettersHandle,
@@ -30,17 +31,19 @@ pub use self::drain::DrainDesk;
 use crate::{
     Failure,
     admin::{self, Console},
-    config::{Address, Config, connection, dead_letters, drain_times, self_check, topology},
+    config::{Address, Config, Loaded, Sources, connection, dead_letters, drain_times, self_check, topology},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
     listen_tls::ListenTls,
     listener::{Acceptor, bind},
-    login::{self, Jwks, Verifier},
+    logging::LogControl,
+    login::{self, LoginDesk},
     metrics::Figures,
     proxies::Proxies,
     readiness::Readiness,
     receipts::{self, ReceiptCounts, ReceiptDesk},
+    reload::Reloader,
     service_manager,
     startup::Startup,
     trace::Trace,
@@ -58,19 +61,20 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, or until it is clear that the start has failed (see [`Startup`]), then drains. SIGTERM sent again changes nothing; a second SIGINT, from a person who
 /// will not wait, ends the process at once.
-pub async fn serve(config: Config) -> Result<(), Failure> {
+pub async fn serve(loaded: Loaded, sources: Sources, log: LogControl) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let startup = Startup { began: Instant::now(), timeout: config.startup_timeout };
+    let startup = Startup { began: Instant::now(), timeout: loaded.config.startup_timeout };
     // A signal that comes while a key set is fetched ends the start: there is nothing to drain.
     let app = tokio::select! {
-        app = App::build(config) => app?,
+        app = App::build(loaded, sources, log) => app?,
         name = signals.next() => {
             info!(by = name, "ended before the start was complete");
             return Ok(());
         }
     };
     let ended = tokio::select! {
-        name = signals.next_after(|| app.reload()) => {
+        // SIGHUP is for the reloader.
+        name = signals.next_after(|| ()) => {
             app.announce_drain(name);
             Ok(())
         }
@@ -130,13 +134,13 @@ impl Signals {
         self.next_after(|| info!("SIGHUP is passed over: the lobby is starting or draining")).await
     }
 
-    /// Waits for one that means the end, and reloads what can be reloaded at each SIGHUP before.
-    async fn next_after(&mut self, reload: impl Fn()) -> &'static str {
+    /// Waits for one that means the end; `hung_up` hears of each SIGHUP before.
+    async fn next_after(&mut self, hung_up: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => reload(),
+                _ = self.hang_up.recv() => hung_up(),
             }
         }
     }
@@ -155,7 +159,6 @@ struct App {
     dead_letters: Option<DeadLettersHandle>,
     receipts: Receipts,
     readiness: Readiness,
-    tls: Option<Arc<ListenTls>>,
     handshakes: TaskTracker,
     /// Cancelled when no more connections are accepted.
     stop_accepting: CancellationToken,
@@ -166,14 +169,17 @@ struct App {
 
 impl App {
     /// Binds, starts the sessions' threads and the consumer.
-    async fn build(mut config: Config) -> Result<Self, Failure> {
+    async fn build(loaded: Loaded, sources: Sources, log: LogControl) -> Result<Self, Failure> {
+        let mut config = loaded.config.clone();
+        let hang_up = signal(SignalKind::hangup()).context("listen to signals")?;
         if !config.has_login() {
             invent_login(&mut config)?;
         }
         let listeners = Listeners::bind(&config)?;
         let tls = open_tls(&config)?;
-        let verifier = Arc::new(open_verifier(&config).await?);
-        let sessions = start_sessions(&config, Arc::clone(&verifier) as Arc<dyn Authenticator>)?;
+        let login = LoginDesk::open(&config).await;
+        let login = Arc::new(login.map_err(|error| Failure { code: Failure::CONFIG, error })?);
+        let sessions = start_sessions(&config, Arc::clone(&login) as Arc<dyn Authenticator>)?;
         let outcomes = Arc::new(Outcomes::default());
         let trace = Arc::new(Trace::new(Arc::clone(sessions.meter())));
         let (letters, dead_letters) =
@@ -183,7 +189,7 @@ impl App {
         let readiness = Readiness::new(consumer.status(), consumer.self_check());
 
         let gate = Arc::new(Gate {
-            authenticator: verifier,
+            authenticator: Arc::clone(&login) as Arc<dyn Authenticator>,
             login_timeout: config.login_timeout,
             max_login_bytes: config.max_login.0,
             origins: OriginPolicy::new(&config.origins),
@@ -201,6 +207,7 @@ impl App {
             log_gate: Mutex::new(LogGate::new(LOGIN_LINES_PER_SECOND)),
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
         });
+        let admin_token = Arc::new(ArcSwap::from_pointee(config.admin_token.clone()));
         let drain = DrainDesk::new(drain_times(&config)?);
         let figures = Figures {
             sessions: Arc::clone(&sessions),
@@ -216,10 +223,20 @@ impl App {
         let port = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.port());
         let hello = admin::hello(&config, port(&listeners.websocket));
         let console = Console {
-            token: config.admin_token.clone(),
+            token: Arc::clone(&admin_token),
             hello,
             desk: admin::Desk::new(&config),
             drain: drain.clone(),
+        };
+        let reloader = Reloader {
+            sources,
+            loaded,
+            log,
+            doorkeeper: Arc::clone(&gate.doorkeeper),
+            login,
+            tls,
+            drain: drain.clone(),
+            admin_token,
         };
         let mut app = Self {
             drain,
@@ -228,12 +245,12 @@ impl App {
             dead_letters,
             receipts,
             readiness,
-            tls,
             handshakes: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
             stop_admin: CancellationToken::new(),
             acceptors: Vec::new(),
         };
+        tokio::spawn(reloader.run(hang_up, app.stop_accepting.clone()));
         app.serve(listeners, &gate, figures, trace, console);
         Ok(app)
     }
@@ -274,19 +291,6 @@ impl App {
         let sessions: u64 = self.sessions.stats().sessions.iter().sum();
         info!(by, sessions, window_ms = millis(times.window), limit_ms = millis(times.limit), "draining");
     }
-
-    /// What SIGHUP means: the certificate is read again. All else takes a restart.
-    fn reload(&self) {
-        match self.tls.as_ref().map(|tls| tls.reload()) {
-            None => {
-                warn!("SIGHUP is passed over: only `listen.tls_cert_file` can be reloaded, and it is not set")
-            }
-            Some(Ok(())) => info!("the certificate for clients was read again"),
-            Some(Err(error)) => {
-                error!(error = format!("{error:#}"), "the certificate was not reloaded; the old one stays");
-            }
-        }
-    }
 }
 
 async fn admit(mut logins: mpsc::Receiver<Admission>, sessions: Arc<Sessions<Ticket>>) {
@@ -310,20 +314,6 @@ fn invent_login(config: &mut Config) -> Result<(), Failure> {
          with this token; set LOBBY_AUTH__SECRET or LOBBY_AUTH__JWKS for anything else"
     );
     Ok(())
-}
-
-async fn open_verifier(config: &Config) -> Result<Verifier, Failure> {
-    let jwks = match config.jwks.as_str() {
-        "" => None,
-        location => {
-            let jwks =
-                Jwks::open(location).await.map_err(|error| Failure { code: Failure::CONFIG, error })?;
-            let jwks = Arc::new(jwks);
-            tokio::spawn(Arc::clone(&jwks).keep_fresh(config.jwks_refresh));
-            Some(jwks)
-        }
-    };
-    Ok(Verifier::new(config, jwks))
 }
 
 fn open_tls(config: &Config) -> Result<Option<Arc<ListenTls>>, Failure> {

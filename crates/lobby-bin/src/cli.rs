@@ -86,6 +86,16 @@ pub enum Command {
         #[command(subcommand)]
         command: TopologyCommand,
     },
+    /// Prints what a shell needs to complete this command line.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes one for each command.
+    Man {
+        /// The directory to write them to, as /usr/local/share/man/man1; it is made if it is missing.
+        directory: Option<PathBuf>,
+    },
     /// Prints a commented configuration file with all defaults.
     DefaultConfig,
     /// Prints the table of all settings for the documentation.

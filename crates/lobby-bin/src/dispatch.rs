@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use lobby_sessions::{Burst, Frame, FrameKind, LogGate, Sessions};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     message_ids::MessageIds,
+    published::published_at,
     receipts::{Asked, ReceiptDesk},
     trace::{Decided, Trace},
 };
@@ -124,12 +125,12 @@ impl Dispatcher {
     fn encode(
         &self,
         body: &Body<'_>,
-        received_at: Instant,
+        (received_at, published_at): (Instant, Option<SystemTime>),
         serial: Option<u64>,
         asked: Option<Asked>,
     ) -> Frame {
         let meter = self.burst.sessions().meter();
-        let frame = Frame::notification(body, self.frame, received_at, meter, serial);
+        let frame = Frame::notification(body, self.frame, received_at, meter, serial).published(published_at);
         match asked {
             Some(asked) => asked.of(frame),
             None => frame,
@@ -154,15 +155,16 @@ impl Dispatch for Dispatcher {
     fn dispatch(&mut self, delivery: Delivery, ticket: Ticket) {
         let received_at = delivery.received_at();
         let asked = self.asked(&delivery);
+        let times = (received_at, published_at(delivery.timestamp(), delivery.message_id()));
         match decode(delivery.headers(), delivery.body(), &self.limits) {
             Ok(Decoded { address: Address::User(user), body }) => {
                 let serial = self.trace.record(&delivery, Decided::User(user));
-                self.burst.unicast(user, self.encode(&body, received_at, serial, asked), ticket);
+                self.burst.unicast(user, self.encode(&body, times, serial, asked), ticket);
             }
             Ok(Decoded { address: Address::Everyone, body }) => {
                 self.counts.broadcast.fetch_add(1, Relaxed);
                 let serial = self.trace.record(&delivery, Decided::Everyone);
-                self.burst.broadcast(&self.encode(&body, received_at, serial, asked), &ticket);
+                self.burst.broadcast(&self.encode(&body, times, serial, asked), &ticket);
             }
             Ok(Decoded { address: Address::Channel(channel), .. }) => {
                 self.counts.channel_reserved.fetch_add(1, Relaxed);

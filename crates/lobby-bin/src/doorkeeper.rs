@@ -34,7 +34,7 @@ const LOG_LINES_PER_SECOND: u32 = 1;
 
 /// One for all listeners.
 pub struct Doorkeeper {
-    limits: Limits,
+    limits: Mutex<Limits>,
     start: Instant,
     /// The only lock that a connection's end takes, and never held for longer than one look-up.
     occupancy: Mutex<Occupancy>,
@@ -50,7 +50,7 @@ impl Doorkeeper {
         Self {
             occupancy: Mutex::new(Occupancy::new(limits.total, limits.per_address)),
             pace: Mutex::new(Pace::new(limits.rate, limits.address_rate)),
-            limits,
+            limits: Mutex::new(limits),
             start,
             refused: Default::default(),
             log_gates: Mutex::new(std::array::from_fn(|_| LogGate::new(LOG_LINES_PER_SECOND))),
@@ -80,12 +80,24 @@ impl Doorkeeper {
     pub fn reveal(&self, now: Instant, place: Place, client: SocketAddr) -> Result<Place, Limit> {
         let network = Network::of(client.ip());
         let settle = || {
-            locked(&self.occupancy).settle(network)?;
-            let place = place.renamed(network.to_bits());
+            let counted = {
+                let mut occupancy = locked(&self.occupancy);
+                occupancy.settle(network)?;
+                occupancy.counted(network)
+            };
+            let place = place.renamed(counted.to_bits());
             locked(&self.pace).settle(now.saturating_duration_since(self.start), network)?;
             Ok(place)
         };
         settle().inspect_err(|limit| self.report(*limit, now, client))
+    }
+
+    /// Other limits for those who come from now on; who is there stays. A first limit for each address counts those that
+    /// come under it.
+    pub fn set_limits(&self, limits: Limits) {
+        *locked(&self.limits) = limits;
+        locked(&self.occupancy).set_limits(limits.total, limits.per_address);
+        locked(&self.pace).set_rates(limits.rate, limits.address_rate);
     }
 
     /// Connections that hold a place.
@@ -104,9 +116,13 @@ impl Doorkeeper {
     }
 
     fn decide(self: &Arc<Self>, now: Instant, network: Network) -> Result<Place, Limit> {
-        locked(&self.occupancy).enter(network)?;
+        let counted = {
+            let mut occupancy = locked(&self.occupancy);
+            occupancy.enter(network)?;
+            occupancy.counted(network)
+        };
         // Dropped again if it comes too fast.
-        let place = Place::new(Arc::clone(self) as Arc<dyn Places>, network.to_bits());
+        let place = Place::new(Arc::clone(self) as Arc<dyn Places>, counted.to_bits());
         locked(&self.pace).pass(now.saturating_duration_since(self.start), network)?;
         Ok(place)
     }
@@ -115,7 +131,7 @@ impl Doorkeeper {
         self.refused[limit as usize].fetch_add(1, Relaxed);
         let passed = locked(&self.log_gates)[limit as usize].pass(now);
         if let Some(suppressed) = passed {
-            warn!(%peer, setting = limit.setting(), value = self.limits.value(limit), suppressed,
+            warn!(%peer, setting = limit.setting(), value = locked(&self.limits).value(limit), suppressed,
                 "connection refused: a limit is reached");
         }
     }

@@ -1,10 +1,6 @@
 //! The certificate that clients see, read from files and exchanged while connections go on.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
@@ -15,11 +11,10 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 
 /// TLS on the listeners for clients.
-pub struct ListenTls {
-    cert_file: PathBuf,
-    key_file: PathBuf,
-    config: ArcSwap<ServerConfig>,
-}
+pub struct ListenTls(ArcSwap<ServerConfig>);
+
+/// What takes the place of the certificate in force.
+pub struct Certificate(ServerConfig);
 
 impl ListenTls {
     /// Reads both files.
@@ -28,28 +23,33 @@ impl ListenTls {
     /// A file that cannot be read or holds something else, or a key that is not the certificate's; it names the
     /// file and the setting.
     pub fn open(cert_file: &Path, key_file: &Path) -> anyhow::Result<Self> {
-        let config = ArcSwap::from_pointee(load(cert_file, key_file)?);
-        Ok(Self { cert_file: cert_file.to_owned(), key_file: key_file.to_owned(), config })
+        Ok(Self(ArcSwap::from_pointee(load(cert_file, key_file)?)))
     }
 
-    /// Reads both files again, for the connections that come from now on.
-    ///
-    /// # Errors
-    /// As [`Self::open`]; what was there goes on being used.
-    pub fn reload(&self) -> anyhow::Result<()> {
-        self.config.store(Arc::new(load(&self.cert_file, &self.key_file)?));
-        Ok(())
+    /// Shows another certificate to those who come from now on.
+    pub fn replace(&self, certificate: Certificate) {
+        self.0.store(Arc::new(certificate.0));
     }
 
     /// For one connection.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.load_full())
+        TlsAcceptor::from(self.0.load_full())
     }
 }
 
 impl fmt::Debug for ListenTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenTls").field("cert_file", &self.cert_file).finish_non_exhaustive()
+        f.write_str("ListenTls")
+    }
+}
+
+impl Certificate {
+    /// Reads both files.
+    ///
+    /// # Errors
+    /// As [`ListenTls::open`].
+    pub fn read(cert_file: &Path, key_file: &Path) -> anyhow::Result<Self> {
+        load(cert_file, key_file).map(Self)
     }
 }
 
@@ -81,6 +81,8 @@ fn load(cert_file: &Path, key_file: &Path) -> anyhow::Result<ServerConfig> {
 
 #[cfg(test)]
 pub mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     /// A certificate and its key, in files of a directory that goes away with it.
@@ -129,18 +131,5 @@ pub mod tests {
             let error = format!("{:#}", ListenTls::open(&cert, &key).expect_err(says));
             assert!(error.contains(says), "{error}");
         }
-    }
-
-    #[test]
-    fn a_failed_reload_keeps_what_was_there() {
-        let pair = Pair::make();
-        let tls = ListenTls::open(&pair.cert(), &pair.key()).expect("a pair");
-        let before = tls.config.load_full();
-        std::fs::write(pair.cert(), "no certificate").expect("written");
-        assert!(tls.reload().is_err());
-        assert!(Arc::ptr_eq(&before, &tls.config.load_full()));
-        pair.renew();
-        tls.reload().expect("a new pair");
-        assert!(!Arc::ptr_eq(&before, &tls.config.load_full()));
     }
 }

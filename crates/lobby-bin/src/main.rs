@@ -18,9 +18,11 @@ mod management;
 mod message_ids;
 mod metrics;
 mod proxies;
+mod published;
 mod readiness;
 mod receipts;
 mod recording;
+mod reload;
 mod service_manager;
 mod startup;
 mod stream;
@@ -93,17 +95,16 @@ impl From<anyhow::Error> for Failure {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let load = || {
-        config::load(&Sources {
-            file: cli.sources.config.clone(),
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-            flags: cli.sources.set.clone(),
-        })
+    let sources = Sources {
+        file: cli.sources.config.clone(),
+        environment: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        flags: cli.sources.set.clone(),
     };
+    let load = || config::load(&sources);
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(load()?),
+        Command::Serve => serve(load()?, sources),
         Command::Token { user, login, ttl } => {
             let token = login::mint(&load()?.config, UserId::new(user), login.as_deref(), ttl);
             let token = token.map_err(|error| Failure { code: Failure::CONFIG, error })?;
@@ -121,8 +122,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::CheckConfig => {
             let loaded = load()?;
             warn_if_unverified(&loaded.config);
+            for warning in &loaded.warnings {
+                let _ = writeln!(std::io::stderr(), "lobby: warning: {warning}");
+            }
             print(&config::effective(&loaded))
         }
+        Command::Completions { shell } => print(&commands::completions(shell)?),
+        Command::Man { directory } => commands::man(directory.as_deref()),
         Command::DefaultConfig => print(&config::default_file()),
         Command::ConfigTable => print(&config::markdown_table()),
     }
@@ -150,8 +156,11 @@ fn print_while_read(text: &str) -> Result<bool, Failure> {
     }
 }
 
-fn serve(loaded: Loaded) -> Result<(), Failure> {
-    logging::start(&loaded.config)?;
+fn serve(loaded: Loaded, sources: Sources) -> Result<(), Failure> {
+    let log = logging::start(&loaded.config)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut loaded = loaded;
     file_limit::raise(&mut loaded.config.max_connections);
     // One crypto library for all; an error only says that it is installed already.
@@ -162,7 +171,7 @@ fn serve(loaded: Loaded) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    let served = runtime.block_on(app::serve(loaded.config));
+    let served = runtime.block_on(app::serve(loaded, sources, log));
     runtime.shutdown_background();
     served
 }

@@ -127,6 +127,12 @@ impl Figures {
             "From the broker's delivery to the last socket write of an addressed session",
             &self.sessions.meter().delivery_time().snapshot(),
         )?;
+        page.seconds(
+            "publish_to_write",
+            "From the time that the publisher wrote (the property timestamp, to the millisecond with a UUID of version 7 as \
+             message_id, else to the second) to the last socket write of an addressed session; a clock ahead of ours counts as 0",
+            &self.sessions.meter().publish_time().snapshot(),
+        )?;
         page.counter(
             "messages_written",
             "Messages that the kernel took whole",

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use notify_protocol::Body;
@@ -66,6 +66,7 @@ impl fmt::Debug for Report {
 pub struct FrameMeter {
     live_bytes: AtomicU64,
     delivery_time: Histogram,
+    publish_time: Histogram,
     reach: ReachLog,
 }
 
@@ -85,6 +86,12 @@ impl FrameMeter {
         &self.delivery_time
     }
 
+    /// From the moment that the publisher names ([`Frame::published`]) to that same moment; a clock that is ahead of ours
+    /// counts as no time at all.
+    pub fn publish_time(&self) -> &Histogram {
+        &self.publish_time
+    }
+
     /// Whom the latest messages with a serial number reached.
     pub fn reach(&self) -> &ReachLog {
         &self.reach
@@ -95,6 +102,7 @@ impl FrameMeter {
 struct Metered {
     meter: Arc<FrameMeter>,
     received_at: Instant,
+    published_at: Option<SystemTime>,
     serial: Option<u64>,
     /// Zero at the end: there was no last write to measure.
     sessions: AtomicU32,
@@ -119,6 +127,9 @@ impl Drop for Encoded {
             let reach = metered.reach();
             if reach.sessions > 0 {
                 metered.meter.delivery_time.record(metered.received_at.elapsed());
+                if let Some(published_at) = metered.published_at {
+                    metered.meter.publish_time.record(published_at.elapsed().unwrap_or_default());
+                }
             }
             if let Some(serial) = metered.serial {
                 metered.meter.reach.note(serial, reach);
@@ -143,7 +154,8 @@ impl Frame {
     ) -> Self {
         let (sessions, overflowed, cut_off) = Default::default();
         let meter = Arc::clone(meter);
-        let metered = Metered { meter, received_at, serial, sessions, overflowed, cut_off };
+        let metered =
+            Metered { meter, received_at, published_at: None, serial, sessions, overflowed, cut_off };
         Self::encode(body.len(), kind, Some(metered), |line| body.append_line_to(line))
     }
 
@@ -156,6 +168,16 @@ impl Frame {
     pub fn reporting(mut self, report: impl FnOnce(Reach, Duration) + Send + Sync + 'static) -> Self {
         if let Some(encoded) = Arc::get_mut(&mut self.0) {
             encoded.report = Some(Report(Box::new(report)));
+        }
+        self
+    }
+
+    /// Notes when the notification was published, for [`FrameMeter::publish_time`]. Only a frame that has not been cloned
+    /// takes note; others stay as they are.
+    #[must_use]
+    pub fn published(mut self, at: Option<SystemTime>) -> Self {
+        if let Some(Encoded { metered: Some(metered), .. }) = Arc::get_mut(&mut self.0) {
+            metered.published_at = at;
         }
         self
     }
@@ -293,6 +315,27 @@ mod tests {
         assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (0, 1));
         drop(Frame::notification(&body, FrameKind::Text, Instant::now(), &meter, None));
         assert_eq!((meter.live_bytes(), meter.delivery_time().snapshot().count), (0, 1));
+    }
+
+    #[test]
+    fn the_time_since_publishing_is_measured_where_it_is_known_and_somebody_was_there() {
+        let meter = Arc::new(FrameMeter::default());
+        let limits = Limits::default();
+        let body = Body::check(b"{}", &limits).expect("an object");
+        let frame = || Frame::notification(&body, FrameKind::Text, Instant::now(), &meter, None);
+        let ago = |seconds| SystemTime::now().checked_sub(Duration::from_secs(seconds));
+        let ahead = SystemTime::now() + Duration::from_secs(3600);
+        for (at, sessions, count, seconds) in
+            [(None, 1, 0, 0.0), (ago(3), 0, 0, 0.0), (ago(3), 2, 1, 3.0), (Some(ahead), 1, 2, 3.0)]
+        {
+            let frame = frame().published(at);
+            frame.is_for(sessions);
+            drop(frame);
+            let snapshot = meter.publish_time().snapshot();
+            assert_eq!(snapshot.count, count, "{at:?}");
+            assert!((seconds..seconds + 1.0).contains(&snapshot.sum_seconds), "{snapshot:?}");
+        }
+        assert_eq!(meter.delivery_time().snapshot().count, 3);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
     examples, haproxy, limits, logins, monitoring, outage, publish_command, publishers, queue_modes,
-    receipts, recordings, refusals, restart, rolling, self_check, service_manager, slow_reader, start_up,
+    receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager, slow_reader, start_up,
     topology, trace, vectors,
 };
 
@@ -64,6 +64,7 @@ scenarios! {
     "service-manager" SideBySide service_manager::service_manager,
     "second-interrupt" SideBySide drain::second_interrupt,
     "drain-at-its-worst" SideBySide drain::at_its_worst,
+    "reload" SideBySide reload::reload,
     "rolling-drain" SideBySide rolling::rolling_drain,
     "console-token" SideBySide console::token_and_kick,
     "console-publish" SideBySide console::publish_form,

@@ -50,7 +50,6 @@ pub fn hello(config: &Config, websocket_port: Option<u16>) -> Value {
             "port": port,
             "tls": config.uses_tls(lobby_sessions::Transport::WebSocket),
         })),
-        "acts": config.admin_token.is_set(),
         "outbox_bytes": config.outbox.0,
         "outbox_total_bytes": config.outbox_total.0,
         "max_connections": config.max_connections,

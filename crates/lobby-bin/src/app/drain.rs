@@ -1,7 +1,8 @@
 //! The drain: where it is ordered, and its steps.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use lobby_sessions::Sessions;
 use notify_amqp::Ticket;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -18,12 +19,12 @@ const PROGRESS: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct DrainDesk {
     ordered: CancellationToken,
-    times: DrainTimes,
+    times: Arc<ArcSwap<DrainTimes>>,
 }
 
 impl DrainDesk {
     pub(super) fn new(times: DrainTimes) -> Self {
-        Self { ordered: CancellationToken::new(), times }
+        Self { ordered: CancellationToken::new(), times: Arc::new(ArcSwap::from_pointee(times)) }
     }
 
     /// Orders a drain; nothing changes when it is ordered again.
@@ -38,7 +39,12 @@ impl DrainDesk {
 
     /// The times of a drain that begins now.
     pub fn times(&self) -> DrainTimes {
-        self.times
+        **self.times.load()
+    }
+
+    /// For a drain that has not begun.
+    pub fn set_times(&self, times: DrainTimes) {
+        self.times.store(Arc::new(times));
     }
 }
 

@@ -7,6 +7,7 @@ mod explain;
 mod in_flight;
 mod input;
 mod listen;
+mod manual;
 mod progress;
 mod publish;
 mod receipts;
@@ -24,6 +25,7 @@ pub use self::{
     dead_letters::dead_letters,
     drain::{DrainArgs, drain},
     explain::{ExplainArgs, explain},
+    manual::{completions, man},
     publish::{PublishArgs, publish},
     record::{RecordArgs, record},
     replay::{ReplayArgs, replay},

@@ -185,14 +185,8 @@ fn name(key: &str) -> String {
 /// How strong the layer is that says something about `key`; `None` when none does.
 fn rank(values: &Values, key: &str) -> Option<u8> {
     let (text, origin) = values.get(&name(key))?;
-    match origin {
-        _ if text.is_empty() => None,
-        Origin::Default => None,
-        Origin::File(_) => Some(1),
-        Origin::Variable(variable) if !variable.starts_with("LOBBY_") => Some(2),
-        Origin::Variable(_) => Some(3),
-        Origin::Flag => Some(4),
-    }
+    let rank = origin.rank();
+    (!text.is_empty() && rank > 0).then_some(rank)
 }
 
 /// Which of `keys` counts: the one of the strongest layer.

@@ -11,7 +11,7 @@ use super::{
     dead_letter::dead_letter_topology,
     drain::drain_times,
     expand::expand,
-    queue,
+    queue, secret_file,
     settings::{Config, SETTINGS, Setting},
     value::without_login,
 };
@@ -33,7 +33,7 @@ const FAF_VARIABLES: [(&str, &str); 6] = [
 const RENAMED: [(&str, &str); 1] = [("broker.queue_expires", "queue.expires")];
 
 /// What the configuration is made from.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The file named by `--config` or `LOBBY_CONFIG`; it must exist.
     pub file: Option<PathBuf>,
@@ -50,6 +50,25 @@ pub enum Origin {
     File(PathBuf),
     Variable(String),
     Flag,
+    /// A file that another key names.
+    SecretFile {
+        path: PathBuf,
+        by: Box<Origin>,
+    },
+}
+
+impl Origin {
+    /// How strong its layer is; 0 for a default.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File(_) => 1,
+            Self::Variable(variable) if !variable.starts_with("LOBBY_") => 2,
+            Self::Variable(_) => 3,
+            Self::Flag => 4,
+            Self::SecretFile { by, .. } => by.rank(),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -59,6 +78,7 @@ impl fmt::Display for Origin {
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Variable(name) => write!(f, "environment {name}"),
             Self::Flag => f.write_str("flag --set"),
+            Self::SecretFile { path, by } => write!(f, "file {}, named by {by}", path.display()),
         }
     }
 }
@@ -69,6 +89,8 @@ pub struct Loaded {
     pub config: Config,
     /// By `section.key`: the text of the value and where it came from.
     pub values: BTreeMap<String, (String, Origin)>,
+    /// What is accepted and had better be different.
+    pub warnings: Vec<String>,
 }
 
 /// Why a configuration is not accepted. The text names the key, where it stands and what would be right.
@@ -93,7 +115,7 @@ fn suggestion(nearest: &Option<String>) -> String {
 /// # Errors
 /// The first thing that is wrong; nothing is started then.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
-    let mut loaded = Loaded { config: Config::new(), values: BTreeMap::new() };
+    let mut loaded = Loaded { config: Config::new(), values: BTreeMap::new(), warnings: Vec::new() };
     for setting in SETTINGS {
         loaded.values.insert(setting.name(), (setting.default.to_owned(), Origin::Default));
     }
@@ -113,6 +135,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let (section, key) = name.split_once('.').unwrap_or((name, ""));
         set(&mut loaded, section, key, value, Origin::Flag)?;
     }
+    secret_file::settle(&mut loaded)?;
     broker::settle(&mut loaded.config, &mut loaded.values)?;
     check_together(&loaded.config)?;
     queue::topology(&loaded.config)?;

@@ -1,17 +1,20 @@
 //! Configuration: defaults < TOML file < environment < flags. A key that nobody knows stops the start.
 
 mod broker;
+mod changes;
 mod dead_letter;
 mod drain;
 mod expand;
 mod load;
 mod print;
 mod queue;
+mod secret_file;
 mod self_check;
 mod settings;
 mod value;
 
 pub use broker::connection;
+pub use changes::{Change, changes};
 pub use dead_letter::{dead_letter_topology, dead_letters};
 pub use drain::{DrainTimes, drain_times};
 pub use load::{ConfigError, Loaded, Sources, load};

@@ -27,23 +27,27 @@ pub fn default_file() -> String {
 
 /// Each key with its value in force and where that came from; secrets hidden.
 pub fn effective(loaded: &Loaded) -> String {
-    let shown = |setting: &Setting, value: &str| match (setting.name().as_str(), setting.secret) {
+    let width = SETTINGS.iter().map(|s| s.name().len()).max().unwrap_or_default();
+    let mut out = String::new();
+    for setting in SETTINGS {
+        let name = setting.name();
+        if let Some((value, origin)) = loaded.values.get(&name) {
+            let _ = writeln!(out, "{name:width$} = {:?}  ({origin})", shown(loaded, setting, value));
+        }
+    }
+    out
+}
+
+/// A value as people may see it.
+pub fn shown(loaded: &Loaded, setting: &Setting, value: &str) -> String {
+    match (setting.name().as_str(), setting.secret) {
         ("broker.url", _) => loaded.config.broker_url.to_string(),
         ("instance.name", _) => loaded.config.instance_name.as_str().to_owned(),
         ("auth.jwks", _) => without_login(value),
         (_, true) if value.is_empty() => "(none)".to_owned(),
         (_, true) => "***".to_owned(),
         (_, false) => value.to_owned(),
-    };
-    let width = SETTINGS.iter().map(|s| s.name().len()).max().unwrap_or_default();
-    let mut out = String::new();
-    for setting in SETTINGS {
-        let name = setting.name();
-        if let Some((value, origin)) = loaded.values.get(&name) {
-            let _ = writeln!(out, "{name:width$} = {:?}  ({origin})", shown(setting, value));
-        }
     }
-    out
 }
 
 /// The table of all keys for `docs/configuration.md`.

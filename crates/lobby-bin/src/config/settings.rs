@@ -203,6 +203,9 @@ fn set<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<O
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
+/// Files with secrets are read once all layers are known (`secret_file.rs`).
+fn named(_: &mut Config, _: &str) {}
+
 const YES_NO: [(&str, bool); 2] = [("true", true), ("false", false)];
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -235,6 +238,7 @@ settings! {
     broker.url = "amqp://guest:guest@127.0.0.1:5672/%2f" secret,
         "Where RabbitMQ is: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST. Each of the next keys replaces a part of it, unless the URL comes from a stronger layer.",
         |c, t| c.broker_url = BrokerUrl::parse(t).map_err(|e| e.to_string())?;
+    broker.url_file = "", "File that holds this URL instead.", |c, t| named(c, t);
     broker.hosts = "", "Hosts of a cluster, HOST[:PORT] separated by commas: when one fails the next is tried at once, and a wait follows when all have failed.",
         |c, t| c.broker.hosts = parse_hosts(t)?;
     broker.shuffle = "false", "Whether each lobby tries the hosts in an order of its own, which spreads a fleet over the cluster.",
@@ -264,6 +268,7 @@ settings! {
         |c, t| c.broker.tls_verify = choice(t, &YES_NO)?;
     broker.management_url = "" secret, "Where the management API is, for `lobby topology`: http[s]://[USER:PASSWORD@]HOST:PORT. Empty: port 15672 of the broker's hosts, or 15671 with TLS; without a user the broker's.",
         |c, t| c.management_url = parse(t)?;
+    broker.management_url_file = "", "File that holds this URL instead.", |c, t| named(c, t);
     broker.connection_name = "", "Name of the connection in the broker's UI; empty: \"lobby INSTANCE\".",
         |c, t| c.broker.connection_name = t.to_owned();
     broker.client_properties = "", "More facts for the broker's UI beside product, version, platform and instance: NAME=VALUE separated by commas.",
@@ -383,9 +388,11 @@ settings! {
 
     admin.token = "" secret, "Opens the console, and allows to act through it; empty: it only shows, to whoever reaches `listen.admin` by an IP address or as localhost.",
         |c, t| c.admin_token = Secret::new(t);
+    admin.token_file = "", "File that holds this token instead.", |c, t| named(c, t);
 
     auth.secret = "" secret, "HS256 secret for development; empty means none.",
         |c, t| c.secret = Secret::new(t);
+    auth.secret_file = "", "File that holds this secret instead.", |c, t| named(c, t);
     auth.jwks = "", "URL or file of the JSON Web Key Set for production; empty means none.",
         |c, t| c.jwks = t.to_owned();
     auth.jwks_refresh = "10m", "How often the key set is read again.",

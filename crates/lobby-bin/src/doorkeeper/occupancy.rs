@@ -23,6 +23,16 @@ impl Occupancy {
         Self { total, per_address, open: 0, networks: HashMap::new() }
     }
 
+    /// Other limits for those who come from now on.
+    pub fn set_limits(&mut self, total: usize, per_address: usize) {
+        (self.total, self.per_address) = (total, per_address);
+    }
+
+    /// Under whom one that was let in is counted: nobody without a limit for each address.
+    pub fn counted(&self, network: Network) -> Network {
+        if self.per_address > 0 { network } else { Network::HIDDEN }
+    }
+
     /// Counts one connection in.
     ///
     /// # Errors

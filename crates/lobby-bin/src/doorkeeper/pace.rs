@@ -34,6 +34,11 @@ impl Pace {
         Self { rate, address_rate, all, networks, next_sweep: SWEEP_INTERVAL }
     }
 
+    /// Other rates from now on. Tokens that were taken stay taken.
+    pub fn set_rates(&mut self, rate: Option<Rate>, address_rate: Option<Rate>) {
+        (self.rate, self.address_rate) = (rate, address_rate);
+    }
+
     /// Lets one connection pass at `now`, the time since the start.
     ///
     /// # Errors

@@ -42,6 +42,27 @@ fn a_refused_connection_is_counted_and_takes_no_place() {
 }
 
 #[test]
+fn other_limits_count_for_those_who_come_next_and_places_come_back_under_any() {
+    let start = Instant::now();
+    let doorkeeper = Arc::new(Doorkeeper::new(limits(2, 0, (0, 0), (0, 0)), start));
+    let admit = |last| doorkeeper.admit(start, peer(last));
+    let early = [admit(1).expect("the first"), admit(1).expect("the second")];
+    assert_eq!(admit(1).expect_err("the third"), Limit::Total);
+    doorkeeper.set_limits(limits(9, 1, (0, 0), (0, 0)));
+    let counted = admit(1).expect("the first that is counted for its address");
+    assert_eq!(admit(1).expect_err("the second"), Limit::Address);
+    drop(early);
+    assert_eq!(admit(1).expect_err("those who left were not counted"), Limit::Address);
+    doorkeeper.set_limits(limits(9, 0, (1, 1), (0, 0)));
+    let uncounted = admit(1).expect("no limit for an address, and a token");
+    assert_eq!(admit(2).expect_err("no token"), Limit::Rate);
+    drop((counted, uncounted));
+    assert_eq!(doorkeeper.open(), 0);
+    doorkeeper.set_limits(limits(1, 1, (0, 0), (0, 0)));
+    drop(admit(1).expect("nothing of its address is left"));
+}
+
+#[test]
 fn a_client_behind_a_proxy_is_held_to_the_limits_of_its_own_address() {
     let start = Instant::now();
     let doorkeeper = Arc::new(Doorkeeper::new(limits(4, 1, (0, 0), (0, 0)), start));

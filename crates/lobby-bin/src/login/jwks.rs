@@ -107,6 +107,21 @@ impl Jwks {
         }
     }
 
+    /// Reads the set again because somebody asks for it. A URL that does not answer is only logged: the old keys stay.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds no usable key; the old keys stay then, too.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        match &self.source {
+            Source::Url { .. } => self.refresh_and_log().await,
+            Source::File(path) => {
+                self.refresh().await.with_context(|| format!("`auth.jwks` = {}", path.display()))?;
+            }
+        }
+        info!(keys = self.keys.load().len(), "key set read again");
+        Ok(())
+    }
+
     async fn refresh_and_log(&self) {
         if let Err(error) = self.refresh().await {
             warn!(

@@ -36,7 +36,11 @@ impl Verifier {
         }
     }
 
-    async fn verify(&self, token: &str) -> Result<Identity, Refused> {
+    /// The identity that the token proves.
+    ///
+    /// # Errors
+    /// Why it is not accepted; for the log, not for the client.
+    pub async fn verify(&self, token: &str) -> Result<Identity, Refused> {
         let header = decode_header(token).map_err(|e| Refused(e.to_string()))?;
         if names_critical_extensions(&header) {
             return Err(Refused("the header has `crit`".to_owned()));
