@@ -35,6 +35,7 @@ mod self_check;
 mod service_manager;
 mod slow_reader;
 mod start_up;
+mod top;
 mod topology;
 mod trace;
 mod vectors;

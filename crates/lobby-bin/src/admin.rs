@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{drain::DrainState, publish::Desk, state::hello};
+pub use self::{drain::DrainState, publish::Desk, sample::Sample, state::hello};
 use self::{feed::Feed, guard::Want, state::State as LobbyState};
 use crate::{
     app::DrainDesk,

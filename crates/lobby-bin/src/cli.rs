@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    commands::{DrainArgs, ExplainArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TraceArgs},
+    commands::{DrainArgs, ExplainArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TopArgs, TraceArgs},
     config::parse_duration,
 };
 
@@ -72,6 +72,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Asks a running lobby why a user did not get a message: prints its last decisions.
     Trace(TraceArgs),
+    /// Shows a running lobby's figures live: sessions, messages, times, what waits.
+    Top(TopArgs),
     /// Has a running lobby drain: its clients are told to come back, one after the other, and it ends.
     Drain(DrainArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.

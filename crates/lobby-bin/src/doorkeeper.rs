@@ -107,7 +107,7 @@ impl Doorkeeper {
 
     /// Connections that may hold a place.
     pub fn most(&self) -> usize {
-        self.limits.total
+        locked(&self.limits).total
     }
 
     /// Connections refused so far, by the limit that was in the way.

@@ -116,6 +116,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Record(args) => commands::record(&load()?.config, &args),
         Command::Replay(args) => commands::replay(&load()?.config, &args),
         Command::Drain(args) => commands::drain(&load()?.config, &args),
+        Command::Top(args) => commands::top(&load()?.config, &args),
         Command::Trace(args) => commands::trace(&load()?.config, &args),
         Command::Topology { command } => commands::topology(&load()?.config, &command),
         Command::DeadLetters { command } => commands::dead_letters(&load()?.config, command),

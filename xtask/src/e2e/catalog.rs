@@ -7,8 +7,8 @@ use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
     examples, haproxy, limits, logins, monitoring, outage, publish_command, publishers, queue_modes,
-    receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager, slow_reader, start_up,
-    topology, trace, vectors,
+    receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager, slow_reader,
+    start_up, top, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -120,6 +120,7 @@ scenarios! {
     "metrics" SideBySide start_up::metrics,
     "monitoring" SideBySide monitoring::monitoring,
     "trace" SideBySide trace::trace,
+    "top-command" SideBySide top::top_command,
     "publish-command" SideBySide publish_command::publish_command,
     "publish-command-lines" SideBySide publish_command::lines,
     "publish-command-receipts" SideBySide publish_command::receipts,

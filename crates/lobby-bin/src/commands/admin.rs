@@ -79,6 +79,21 @@ impl AdminAddress {
         self.ask(Method::POST, path).await.map_err(|why| self.failure(why))
     }
 
+    /// The beginning of an answer that goes on.
+    pub async fn open(&self, path: &str) -> Result<Response, Unanswered> {
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.request(Method::GET, path)).await;
+        let response = asked
+            .unwrap_or_else(|_| Err(anyhow!("nothing within {ANSWER_TIMEOUT:?}")))
+            .map_err(Unanswered::Away)?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(Unanswered::Denied(anyhow!("it says {status}")))
+            }
+            status => Err(Unanswered::Away(anyhow!("it says {status}"))),
+        }
+    }
+
     /// The answer to a request, whole.
     pub async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
         let asked = async {

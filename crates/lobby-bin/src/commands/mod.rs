@@ -16,6 +16,7 @@ mod replay;
 mod sent;
 mod table;
 mod tail;
+mod top;
 mod topology;
 mod trace;
 
@@ -30,6 +31,7 @@ pub use self::{
     record::{RecordArgs, record},
     replay::{ReplayArgs, replay},
     tail::{TailArgs, tail},
+    top::{TopArgs, top},
     topology::topology,
     trace::{TraceArgs, trace},
 };
