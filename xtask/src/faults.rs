@@ -92,10 +92,7 @@ pub(crate) async fn faults(options: &Options) -> anyhow::Result<()> {
     let machine = Machine::prepared();
     let company = Company::find(&chosen, lobby, build, machine.text()).await?;
     let mut report = Report::new(options.json);
-    company.play(&chosen, options.jobs.max(1), &mut report).await?;
-    if !options.quick {
-        document::update(report.records())?;
-    }
+    company.play(&chosen, options, &mut report).await?;
     report.finish()
 }
 
@@ -142,7 +139,7 @@ impl Company {
     async fn play(
         &self,
         chosen: &[(&'static Row, Form)],
-        jobs: usize,
+        options: &Options,
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let of = |wanted: fn(Sharing) -> bool| -> Vec<_> {
@@ -150,7 +147,7 @@ impl Company {
         };
         let (ended, mut ending) = mpsc::channel::<Ended>(16);
         let side_by_side = async {
-            let slots = Arc::new(Semaphore::new(jobs));
+            let slots = Arc::new(Semaphore::new(options.jobs.max(1)));
             let mut running = JoinSet::new();
             let mut rows = of(|sharing| matches!(sharing, Sharing::SideBySide | Sharing::OwnBroker(_)));
             // The longest first, so that it does not trail behind the others.
@@ -179,12 +176,12 @@ impl Company {
         let mut all = std::pin::pin!(all);
         loop {
             tokio::select! {
-                Some((record, log)) = ending.recv() => report.add(record, &log)?,
+                Some(row) = ending.recv() => show(row, options, report)?,
                 () = &mut all => break,
             }
         }
-        while let Ok((record, log)) = ending.try_recv() {
-            report.add(record, &log)?;
+        while let Ok(row) = ending.try_recv() {
+            show(row, options, report)?;
         }
         Ok(())
     }
@@ -199,6 +196,14 @@ impl Company {
             machine: self.machine.clone(),
         }
     }
+}
+
+/// Shows a row that has ended. Its figures are kept at once: others may take an hour.
+fn show((record, log): Ended, options: &Options, report: &mut Report) -> anyhow::Result<()> {
+    if !options.quick {
+        document::update(std::slice::from_ref(&record))?;
+    }
+    report.add(record, &log)
 }
 
 /// One row to run.

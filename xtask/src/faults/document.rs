@@ -36,8 +36,9 @@ short form of all, as CI does; `--long` the long form also of those that take ma
 lost is confirmed, routed, persistent and valid, its queue exists, and the addressed session is logged in and keeps up all
 the while. *Twice* counts what a client got again; *no flag* those of them that the broker had not marked as redelivered.
 *Recovery* is the time from the fault, or from the moment the broker is back, to the first new message at a client, if the
-row says nothing else. *Peak* is the most memory that a lobby's process held. A row fails when something is lost, comes out
-of order or to somebody else, when a descriptor stays open (but for four of a runtime that the AMQP library makes for itself, once, when an attempt to
+row says nothing else; publishers, clients, broker and lobbies share the machine, and how busy it was shows in it. *Peak* is
+the most memory that a lobby's process held. A row fails when something is lost, comes out of order or to somebody else,
+when a descriptor stays open (but for four of a runtime that the AMQP library makes for itself, once, when an attempt to
 connect fails) or a lobby panics, and when what is required does not happen.
 ";
 

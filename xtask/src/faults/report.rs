@@ -35,10 +35,6 @@ impl Report {
         Ok(())
     }
 
-    pub(super) fn records(&self) -> &[Record] {
-        &self.records
-    }
-
     /// Shows the sum; an error that names the rows that failed.
     pub(super) fn finish(&self) -> anyhow::Result<()> {
         let failed: Vec<_> = self.records.iter().filter(|r| r.verdict() == "FAILED").collect();
