@@ -22,6 +22,7 @@ mod documents;
 mod e2e;
 mod environment;
 mod faults;
+mod fuzz;
 mod http;
 mod java;
 mod lobby;
@@ -69,6 +70,8 @@ enum Command {
     Faults(faults::Options),
     /// What a delivery costs, beside what the kernel alone costs: tables, JSON, `docs/BENCHMARKS.md`.
     Bench(bench::Options),
+    /// Hostile bytes against every decoder: the targets of `fuzz/`, driven by libFuzzer.
+    Fuzz(fuzz::Options),
     /// The server that does nothing but write; started by the benchmark.
     #[command(hide = true)]
     BenchFloor(bench::floor::Options),
@@ -108,6 +111,8 @@ async fn main() -> ExitCode {
         },
         Command::Faults(options) => tokio::select! {
             outcome = faults::faults(&options) => outcome,
+        Command::Fuzz(options) => tokio::select! {
+            outcome = fuzz::fuzz(&options) => outcome,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         },
         Command::Bench(options) => bench::bench(&options).await,

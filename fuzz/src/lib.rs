@@ -1,0 +1,55 @@
+//! Fuzz targets: what no bytes may do to the lobby, each held against a model that is written differently.
+//!
+//! A target is a function of bytes that panics when a promise is broken. libFuzzer drives it (`cargo xtask fuzz`), and
+//! plain `cargo test` replays `corpus/` and mutations of it, so that CI needs neither libFuzzer nor minutes.
+//!
+//! What stands between a socket and a decision is private in its crate, and one of the crates is a program. The files
+//! are therefore included here as they are, and not through an interface that would exist for this alone.
+
+pub mod body;
+pub mod codec;
+pub mod delivery_stream;
+pub mod headers;
+pub mod json;
+pub mod proxy_header;
+pub mod split;
+pub mod token;
+pub mod upgrade_request;
+pub mod wire_table;
+
+/// Panics when the bytes break a promise.
+pub type Target = fn(&[u8]);
+
+/// All targets by name: the names of programs in `fuzz_targets/` and of directories in `corpus/`.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("body", body::run),
+    ("delivery", delivery_stream::run),
+    ("headers", headers::run),
+    ("line", codec::line),
+    ("proxy_header", proxy_header::run),
+    ("token", token::run),
+    ("upgrade", upgrade_request::run),
+    ("websocket", codec::websocket),
+];
+
+// The real files. Paths inside of them begin at this crate's root, so they stand here.
+macro_rules! included {
+    ($($name:ident = $path:literal,)*) => {$(
+        #[allow(dead_code, unreachable_pub, missing_docs, rustdoc::all, reason = "a file of another crate, of which a part is used")]
+        #[path = $path]
+        mod $name;
+    )*};
+}
+
+included! {
+    delivery = "../../crates/notify-amqp/src/delivery.rs",
+    delivery_tap = "../../crates/notify-amqp/src/delivery_tap.rs",
+    frame_filter = "../../crates/notify-amqp/src/frame_filter.rs",
+    repair = "../../crates/notify-amqp/src/repair.rs",
+    proxies = "../../crates/lobby-bin/src/proxies.rs",
+    upgrade = "../../crates/lobby-bin/src/upgrade.rs",
+}
+
+mod config;
+
+mod login;
