@@ -2,7 +2,11 @@
 
 mod claims;
 mod desk;
+#[cfg(test)]
+mod hostile_tokens;
 mod jwks;
+#[cfg(test)]
+mod test_keys;
 mod token;
 mod verifier;
 
