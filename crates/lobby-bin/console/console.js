@@ -134,7 +134,7 @@ const PLOTS = [
 ];
 
 const CODES = {
-  1000: "bye", 1007: "not UTF-8", 1009: "too big", 1012: "restart", 1013: "try later", 4000: "too slow", 4001: "no pong", 4002: "expired",
+  1000: "bye", 1007: "not UTF-8", 1008: "too many commands", 1009: "too big", 1012: "restart", 1013: "try later", 4000: "too slow", 4001: "no pong", 4002: "expired",
   4004: "slow login", 4500: "login failed", 4501: "replaced", 4502: "kicked", 4503: "protocol",
 };
 

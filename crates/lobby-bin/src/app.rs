@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
+use lobby_sessions::{Admission, Authenticator, LogGate, Rate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
     BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, DeadLetters, DeadLettersHandle,
     Publisher, PublisherConfig, Ticket,
@@ -337,6 +337,7 @@ fn start_sessions(
         write_timeout: config.write_timeout,
         ping_interval: config.ping_interval,
         max_inbound_bytes: config.max_inbound.0,
+        command_rate: Rate::new(config.max_commands_per_second, config.command_burst),
         close_grace: CLOSE_GRACE,
         retry_spread_ms: millis(config.retry_spread),
         duplicate_login: config.duplicate_login(),

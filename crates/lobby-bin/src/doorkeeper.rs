@@ -3,7 +3,6 @@
 //! The decisions are made by [`Occupancy`] (how many are there) and [`Pace`] (how fast they come); here are only the
 //! clock, the locks, the counters and the log.
 
-mod bucket;
 mod limit;
 mod network;
 mod occupancy;
@@ -23,10 +22,7 @@ use std::{
 use lobby_sessions::{LogGate, Place, Places};
 use tracing::warn;
 
-pub use self::{
-    bucket::Rate,
-    limit::{Limit, Limits},
-};
+pub use self::limit::{Limit, Limits};
 use self::{network::Network, occupancy::Occupancy, pace::Pace};
 
 /// Log lines a second about each limit.

@@ -17,9 +17,11 @@ pub struct Rate {
 impl Rate {
     /// `per_second` tokens a second, and as many as `burst` at once, at least one. `None` for 0 a second, which means
     /// no limit. The interval between two tokens is rounded down to whole nanoseconds.
-    pub fn new(per_second: usize, burst: usize) -> Option<Self> {
-        let interval = (NANOS_PER_SECOND.checked_div(per_second)?).max(1) as u64;
-        Some(Self { per_second, interval, refill: interval.saturating_mul(burst.max(1) as u64) })
+    pub const fn new(per_second: usize, burst: usize) -> Option<Self> {
+        let Some(interval) = NANOS_PER_SECOND.checked_div(per_second) else { return None };
+        let interval = if interval == 0 { 1 } else { interval as u64 };
+        let burst = if burst == 0 { 1 } else { burst as u64 };
+        Some(Self { per_second, interval, refill: interval.saturating_mul(burst) })
     }
 
     /// Tokens a second, as configured.

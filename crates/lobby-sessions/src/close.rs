@@ -29,6 +29,8 @@ pub enum CloseReason {
     Protocol(&'static str),
     /// A WebSocket frame that RFC 6455 does not allow.
     WebSocketProtocol(&'static str),
+    /// More commands than a session may send.
+    TooTalkative,
     /// An inbound message over the limit.
     TooBig,
     /// An inbound message that is not UTF-8.
@@ -42,6 +44,7 @@ impl CloseReason {
             Self::Bye => 1000,
             Self::WebSocketProtocol(_) => 1002,
             Self::NotUtf8 => 1007,
+            Self::TooTalkative => 1008,
             Self::TooBig => 1009,
             Self::Restart => 1012,
             Self::TryLater => 1013,
@@ -71,6 +74,7 @@ impl CloseReason {
             Self::AlreadyLoggedIn => "the same user is logged in already",
             Self::Kicked => "kicked by an operator",
             Self::Protocol(text) | Self::WebSocketProtocol(text) => text,
+            Self::TooTalkative => "too many commands",
             Self::TooBig => "the message is too big",
             Self::NotUtf8 => "the message is not UTF-8",
         }
@@ -104,6 +108,7 @@ mod tests {
             Kicked,
             Protocol("x"),
             WebSocketProtocol("x"),
+            TooTalkative,
             TooBig,
             NotUtf8,
         ];

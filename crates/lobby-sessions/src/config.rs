@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{DuplicateLogin, FrameKind, OverflowPolicy};
+use crate::{DuplicateLogin, FrameKind, OverflowPolicy, Rate};
 
 /// Limits and policies of all sessions; every field has a default that suits production.
 #[derive(Debug, Clone)]
@@ -24,6 +24,9 @@ pub struct SessionsConfig {
     pub max_unanswered_pings: u8,
     /// The largest inbound message of an open session, in bytes. Default 64 KiB.
     pub max_inbound_bytes: usize,
+    /// How many commands a session may send, pings and WebSocket pings included; one that sends more is closed with
+    /// 1008. Default: 100 a second and 200 at once. `None`: no limit.
+    pub command_rate: Option<Rate>,
     /// How long a closing session may take to read its last words. Default 5 s.
     pub close_grace: Duration,
     /// Over how many milliseconds the returns of closed clients are spread. Default 10,000.
@@ -51,6 +54,7 @@ impl Default for SessionsConfig {
             ping_interval: Duration::from_secs(45),
             max_unanswered_pings: 2,
             max_inbound_bytes: 64 << 10,
+            command_rate: Rate::new(100, 200),
             close_grace: Duration::from_secs(5),
             retry_spread_ms: 10_000,
             duplicate_login: DuplicateLogin::Replace,

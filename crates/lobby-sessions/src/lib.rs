@@ -9,6 +9,7 @@
 //! logged in.
 
 mod auth;
+mod bucket;
 mod burst;
 mod close;
 mod command;
@@ -39,6 +40,7 @@ mod transport;
 mod websocket;
 
 pub use auth::{Authenticator, Identity, Refused, Verdict};
+pub use bucket::{Bucket, Rate};
 pub use burst::Burst;
 pub use close::CloseReason;
 pub use command::Command;

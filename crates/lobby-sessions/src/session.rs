@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Instant};
 use notify_protocol::UserId;
 
 use crate::{
-    CloseReason, Frame, Identity, Inbound, Place, Tls, Transport,
+    Bucket, CloseReason, Frame, Identity, Inbound, Place, Tls, Transport,
     outbox::{Full, Outbox},
     registry::Key,
     stats::ShardStats,
@@ -70,6 +70,8 @@ pub(crate) struct Session {
     pub(crate) overflow_logged: bool,
     pub(crate) unanswered_pings: u8,
     pub(crate) failed_logins: u8,
+    /// What of its commands is left; see [`SessionsConfig::command_rate`](crate::SessionsConfig::command_rate).
+    pub(crate) commands: Bucket,
     pub(crate) opened: Instant,
     pub(crate) last_inbound: Instant,
     pub(crate) expires_at: Option<u64>,

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{CloseReason, Transport};
 
 /// The close codes that are counted, in the order of `CLIENT_PROTOCOL`.
-pub const CLOSE_CODES: [u16; 15] =
-    [1000, 1002, 1007, 1009, 1012, 1013, 4000, 4001, 4002, 4004, 4500, 4501, 4502, 4503, 0];
+pub const CLOSE_CODES: [u16; 16] =
+    [1000, 1002, 1007, 1008, 1009, 1012, 1013, 4000, 4001, 4002, 4004, 4500, 4501, 4502, 4503, 0];
 
 /// A figure that one thread writes and others read: it costs no locked instruction.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
-use lobby_sessions::{DuplicateLogin, FrameKind, MAX_REACH_ENTRIES, OverflowPolicy, Transport};
+use lobby_sessions::{DuplicateLogin, FrameKind, MAX_REACH_ENTRIES, OverflowPolicy, Rate, Transport};
 use notify_amqp::{BrokerUrl, Declare, Login, Overflow, QueueMode, QueueType};
 use notify_protocol::limits::MIN_MAX_BODY_BYTES;
 
@@ -20,7 +20,7 @@ use super::{
         parse_header_name, parse_hosts, parse_list, parse_networks, parse_pairs,
     },
 };
-use crate::doorkeeper::{Limits, Rate};
+use crate::doorkeeper::Limits;
 
 /// The whole configuration, typed and checked key by key. `Config::default()` is blank: the defaults that people
 /// get stand in [`SETTINGS`], as text, and [`Config::new`] applies them.
@@ -85,6 +85,8 @@ pub struct Config {
     pub write_timeout: Duration,
     pub max_inbound: ByteSize,
     pub max_login: ByteSize,
+    pub max_commands_per_second: usize,
+    pub command_burst: usize,
     pub close_on_expiry: bool,
     pub frame: FrameKind,
     pub shards: usize,
@@ -426,6 +428,10 @@ settings! {
         |c, t| c.max_inbound = ByteSize::at_least(t, 64)?;
     sessions.max_login_bytes = "16KiB", "The largest message, and the largest HTTP request head, before login.",
         |c, t| c.max_login = ByteSize::at_least(t, 64)?;
+    sessions.max_commands_per_second = "100", "Commands that a logged-in client may send a second, pings included; past it the session is closed with 1008. 0 means no limit.",
+        |c, t| c.max_commands_per_second = whole(t, 0, 1_000_000)?;
+    sessions.command_burst = "200", "Commands that it may send at once.",
+        |c, t| c.command_burst = whole(t, 1, 1_000_000)?;
     sessions.expiry = "ignore", "When the token of a live session expires: \"ignore\", or \"close\" with 4002.",
         |c, t| c.close_on_expiry = choice(t, &[("ignore", false), ("close", true)])?;
     sessions.frame = "text", "WebSocket frames to clients: \"text\" or \"binary\".",

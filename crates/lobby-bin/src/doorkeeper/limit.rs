@@ -1,6 +1,6 @@
 //! The limits on connections, their names and their values.
 
-use super::bucket::Rate;
+use lobby_sessions::Rate;
 
 /// What a connection was refused for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{
-    bucket::{Bucket, Rate},
-    limit::Limit,
-    network::Network,
-};
+use lobby_sessions::{Bucket, Rate};
+
+use super::{limit::Limit, network::Network};
 
 /// Addresses that are remembered at most; about 1 MiB. Past it, newcomers pass without being remembered: whoever
 /// commands so many addresses is held by the rate in all, and honest newcomers must not pay for that.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
+use lobby_sessions::Rate;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;

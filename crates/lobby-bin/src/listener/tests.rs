@@ -4,6 +4,7 @@ mod arrivals;
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use lobby_sessions::Rate;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
@@ -12,7 +13,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    doorkeeper::{Doorkeeper, Limit, Limits, Rate},
+    doorkeeper::{Doorkeeper, Limit, Limits},
     handshake::tests::gate,
     listen_tls::ListenTls,
     proxies::Proxies,

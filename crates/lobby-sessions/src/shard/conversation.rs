@@ -95,6 +95,9 @@ impl Shard {
 
 impl Desk {
     fn answer(&mut self, session: &mut Session, event: Event, surroundings: &Surroundings) {
+        if !self.may_say_more(session) {
+            return self.close(session, CloseReason::TooTalkative);
+        }
         let message = match event {
             Event::Ping(payload) => {
                 return self.say_frame(session, &Frame::websocket_only(websocket::pong_frame(&payload)));
@@ -113,6 +116,17 @@ impl Desk {
                 self.say(session, &reply::invalid());
             }
         }
+    }
+
+    /// Takes one of the commands that a session may send, if one is left.
+    fn may_say_more(&self, session: &mut Session) -> bool {
+        let Some(rate) = self.config.command_rate else { return true };
+        let now = session.opened.elapsed();
+        let may = session.commands.has_token(rate, now);
+        if may {
+            session.commands.take(rate, now);
+        }
+        may
     }
 
     /// A fresh token of the same user extends the session; any other counts as a failed login.

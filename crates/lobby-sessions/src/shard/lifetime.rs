@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{Shard, drain::LINGER};
 use crate::{
-    Admission, CloseReason,
+    Admission, Bucket, CloseReason,
     outbox::Outbox,
     registry::{Admittance, Key},
     seat::Seat,
@@ -46,6 +46,7 @@ impl Shard {
             overflow_logged: false,
             unanswered_pings: 0,
             failed_logins: 0,
+            commands: Bucket::default(),
             opened: now,
             last_inbound: now,
             expires_at: identity.expires_at,

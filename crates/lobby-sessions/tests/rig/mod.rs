@@ -81,7 +81,7 @@ impl Lobby {
         change: impl FnOnce(&mut SessionsConfig),
         authenticator: Arc<dyn Authenticator>,
     ) -> Self {
-        let mut config = SessionsConfig { shards: 2, ..SessionsConfig::default() };
+        let mut config = SessionsConfig { shards: 2, command_rate: None, ..SessionsConfig::default() };
         change(&mut config);
         let sessions = Sessions::start(config, authenticator, &Handle::current()).expect("threads");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
