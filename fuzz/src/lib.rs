@@ -1,4 +1,5 @@
-//! Fuzz targets: what no bytes may do to the lobby, each held against a model that is written differently.
+//! Fuzz targets: what no bytes may do to the lobby, each held against a model that is written differently; and
+//! concurrency that is written by hand, in every order of its steps ([`interleavings`]).
 //!
 //! A target is a function of bytes that panics when a promise is broken. libFuzzer drives it (`cargo xtask fuzz`), and
 //! plain `cargo test` replays `corpus/` and mutations of it, so that CI needs neither libFuzzer nor minutes.
@@ -6,10 +7,14 @@
 //! What stands between a socket and a decision is private in its crate, and one of the crates is a program. The files
 //! are therefore included here as they are, and not through an interface that would exist for this alone.
 
+// `cargo clippy --all-targets` compiles a library for its unit tests although there are none: the included files have some.
+#![cfg(not(test))]
+
 pub mod body;
 pub mod codec;
 pub mod delivery_stream;
 pub mod headers;
+pub mod interleavings;
 pub mod json;
 pub mod proxy_header;
 pub mod split;
@@ -46,10 +51,17 @@ included! {
     delivery_tap = "../../crates/notify-amqp/src/delivery_tap.rs",
     frame_filter = "../../crates/notify-amqp/src/frame_filter.rs",
     repair = "../../crates/notify-amqp/src/repair.rs",
+    outcome = "../../crates/notify-amqp/src/outcome.rs",
+    queue_options = "../../crates/notify-amqp/src/queue_options.rs",
+    settlement = "../../crates/notify-amqp/src/settlement.rs",
+    stats = "../../crates/notify-amqp/src/stats.rs",
+    window = "../../crates/notify-amqp/src/window.rs",
     proxies = "../../crates/lobby-bin/src/proxies.rs",
     upgrade = "../../crates/lobby-bin/src/upgrade.rs",
 }
 
 mod config;
-
 mod login;
+mod status;
+mod stop;
+mod sync;

@@ -127,6 +127,7 @@ mod status;
 mod stop;
 mod stream;
 mod supervisor;
+mod sync;
 mod tls;
 mod tls_problem;
 mod topology;

@@ -9,20 +9,19 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        Arc, PoisonError,
+        atomic::{AtomicU8, Ordering},
     },
     task::Context,
     thread,
 };
-
-use futures_util::task::AtomicWaker;
 
 use crate::{
     outcome::{Outcome, Verdict},
     stats::ConsumerStats,
     status::StopReason,
     stop::StopSignal,
+    sync::{AtomicBool, AtomicWaker, Mutex, MutexGuard},
     window::{Progress, Run, TagOutOfOrder, Window},
 };
 
