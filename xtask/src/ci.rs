@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::build::cargo;
-use crate::{contract, deployment, documents, java, progress};
+use crate::{contract, deny, deployment, documents, java, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
 const DEPENDENCY_RULES: [(&str, &[&str]); 5] = [
@@ -39,6 +39,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     )
     .await?;
     run.step("dependency rules", dependency_rules()).await?;
+    run.step("licences, bans, sources, advisories", dependency_policy()).await?;
     run.step("AsyncAPI document", async_api()).await?;
     run.step("Java publisher", java_publisher()).await?;
     run.web_assembly().await?;
@@ -175,6 +176,13 @@ fn with_broker_tests() -> Command {
     command.args(["test", "--workspace", "--locked"]);
     command.args(["--features", "notify-amqp/broker-tests,xtask/broker-tests"]);
     command
+}
+
+async fn dependency_policy() -> anyhow::Result<()> {
+    if let Some(reason) = deny::check().await? {
+        eprintln!("left out: {reason}");
+    }
+    Ok(())
 }
 
 async fn async_api() -> anyhow::Result<()> {

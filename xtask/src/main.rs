@@ -16,6 +16,7 @@ mod build;
 mod ci;
 mod client;
 mod contract;
+mod deny;
 mod deployment;
 mod docker;
 mod documents;
@@ -111,6 +112,8 @@ async fn main() -> ExitCode {
         },
         Command::Faults(options) => tokio::select! {
             outcome = faults::faults(&options) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        },
         Command::Fuzz(options) => tokio::select! {
             outcome = fuzz::fuzz(&options) => outcome,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
