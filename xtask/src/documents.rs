@@ -3,6 +3,7 @@
 //! `cargo xtask docs` writes them; `cargo xtask ci` fails when one is not what the code makes now.
 
 pub(crate) mod links;
+mod proofs;
 mod rows;
 
 use anyhow::{Context as _, ensure};
@@ -18,6 +19,7 @@ pub(crate) async fn write() -> anyhow::Result<()> {
         std::fs::write(path, wanted).with_context(|| format!("write {path}"))?;
     }
     rows::check()?;
+    proofs::check()?;
     links::check()
 }
 
@@ -28,6 +30,7 @@ pub(crate) async fn check() -> anyhow::Result<()> {
         ensure!(present == wanted, "{path} is not what the code makes: run `cargo xtask docs`");
     }
     rows::check()?;
+    proofs::check()?;
     links::check()
 }
 

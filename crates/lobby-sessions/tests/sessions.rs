@@ -394,6 +394,19 @@ async fn a_drain_ends_in_time_however_long_its_window() {
 }
 
 #[tokio::test]
+async fn tokens_of_others_do_not_extend_a_session() {
+    let lobby = Lobby::start(|_| {}).await;
+    let mut client = lobby.client(1).await;
+    client.say("{\"command\":\"auth\",\"token\":\"user-1\"}\n").await;
+    assert!(client.line().await.starts_with(r#"{"command":"welcome""#));
+    for _ in 0..3 {
+        client.say("{\"command\":\"auth\",\"token\":\"user-2\"}\n").await;
+        assert!(client.line().await.starts_with(r#"{"command":"authentication_failed""#));
+    }
+    assert_eq!(client.closing_code().await, 4500);
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_token_only_when_configured() {
     for (close_on_expiry, stays) in [(false, true), (true, false)] {
         let lobby = Lobby::start(|c| {

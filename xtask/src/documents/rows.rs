@@ -17,13 +17,18 @@ const ROWS: [(char, u32); 4] = [('N', 31), ('F', 32), ('M', 20), ('K', 29)];
 /// Reads the document and the repository's sources.
 pub(super) fn check() -> anyhow::Result<()> {
     let text = std::fs::read_to_string(DOCUMENT).with_context(|| format!("read {DOCUMENT}"))?;
-    let mut known: BTreeSet<String> = crate::e2e::scenario_names().map(str::to_owned).collect();
-    for directory in ["crates", "xtask"] {
-        collect_tests(Path::new(directory), &mut known)?;
-    }
-    let faults = faults(&text, &known);
+    let faults = faults(&text, &known_tests()?);
     ensure!(faults.is_empty(), "{DOCUMENT}:\n  {}", faults.join("\n  "));
     Ok(())
+}
+
+/// The names of all tests and end-to-end scenarios.
+pub(super) fn known_tests() -> anyhow::Result<BTreeSet<String>> {
+    let mut known: BTreeSet<String> = crate::e2e::scenario_names().map(str::to_owned).collect();
+    for directory in ["crates", "fuzz", "xtask"] {
+        collect_tests(Path::new(directory), &mut known)?;
+    }
+    Ok(known)
 }
 
 /// What is wrong with the tables of `text`. Pure.
@@ -59,7 +64,8 @@ fn faults(text: &str, known: &BTreeSet<String>) -> Vec<String> {
     faults
 }
 
-fn cells(line: &str) -> Option<Vec<&str>> {
+/// The cells of a table's line.
+pub(super) fn cells(line: &str) -> Option<Vec<&str>> {
     let inside = line.strip_prefix('|')?.strip_suffix('|')?;
     Some(inside.split('|').map(str::trim).collect())
 }

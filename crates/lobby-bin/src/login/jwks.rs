@@ -330,4 +330,35 @@ mod tests {
         assert!(jwks.refresh().await.is_err(), "the URL is down");
         assert!(accepts(&jwks, &token(&old, Some("old"))).await, "keys in hand keep working");
     }
+
+    #[tokio::test]
+    async fn a_key_set_over_its_limit_is_not_taken_and_the_old_keys_stay() {
+        let ec = ec_key("ec");
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let path = file.path().to_str().expect("UTF-8");
+        std::fs::write(path, set(&[&ec])).expect("written");
+        let jwks = Arc::new(Jwks::open(path).await.expect("a set"));
+        std::fs::write(path, set(&[&ec]) + &" ".repeat(MAX_BYTES)).expect("written");
+        assert!(jwks.refresh().await.is_err(), "a file");
+        assert!(accepts(&jwks, &token(&ec, Some("ec"))).await);
+        // From a URL that names no length: it is read no further.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let server = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.expect("asked");
+            let mut request = [0; 4096];
+            assert!(socket.read(&mut request).await.expect("a request") > 0);
+            socket.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.expect("answered");
+            let mut sent = 0;
+            while socket.write_all(&[b' '; 4096]).await.is_ok() {
+                sent += 4096;
+                assert!(sent < 100 * MAX_BYTES, "it is read for ever");
+            }
+        });
+        let client = reqwest::Client::new();
+        let error = fetch(&client, &url.parse().expect("a URL")).await.expect_err("too large");
+        assert!(error.to_string().contains("larger than"), "{error:#}");
+        server.await.expect("it was cut off");
+    }
 }
