@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use tokio::time::{Duration, Instant};
 
 /// Every so many messages one goes to everyone.
-const BROADCAST_EVERY: u64 = 250;
-/// What was published this shortly before a player was told to go may have come after that.
-const IN_FLIGHT: Duration = Duration::from_secs(1);
+const BROADCAST_EVERY: u64 = 500;
 
 /// Whom a message is for; none is everyone.
 pub(super) fn addressee(seq: u64, players: u32) -> Option<u32> {
@@ -31,6 +29,8 @@ pub(super) struct Diary {
     pub(super) visits: Vec<Visit>,
     /// For each return, how much longer it took than the player was told to wait.
     pub(super) waits: Vec<Duration>,
+    /// Attempts to log in that came to nothing.
+    pub(super) refused: u32,
 }
 
 /// One connection, from the welcome to the farewell.
@@ -38,28 +38,52 @@ pub(super) struct Diary {
 pub(super) struct Visit {
     pub(super) welcomed: Instant,
     pub(super) ended: Instant,
-    pub(super) received: Vec<u64>,
+    /// Numbers of messages, and when each was read.
+    pub(super) received: Vec<(u64, Instant)>,
+}
+
+/// A message that a player was owed and did not get.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Loss {
+    pub(super) user: u32,
+    pub(super) seq: u64,
+    /// How long before he read the farewell it was published.
+    pub(super) before_end: Duration,
+    /// Whether he got a later one on the same connection.
+    pub(super) gap: bool,
 }
 
 /// What this player was owed and did not get: published after a welcome, and either followed by something that he
-/// got on the same connection, or not shortly before the farewell.
-pub(super) fn losses(diary: &Diary, published: &[Published]) -> Vec<(u32, u64)> {
+/// got on the same connection, or longer than `in_flight` before he read the farewell.
+pub(super) fn losses(diary: &Diary, published: &[Published], in_flight: Duration) -> Vec<Loss> {
     let mut lost = Vec::new();
     let mine: Vec<_> =
         published.iter().filter(|message| message.to.is_none_or(|to| to == diary.user)).collect();
     for visit in &diary.visits {
-        let received: BTreeSet<_> = visit.received.iter().copied().collect();
+        let received: BTreeSet<_> = visit.received.iter().map(|(seq, _)| *seq).collect();
         let last = received.last().copied();
-        let owed = mine.iter().filter(|message| {
-            message.at >= visit.welcomed
-                && (message.at + IN_FLIGHT <= visit.ended || last.is_some_and(|last| message.seq < last))
-        });
-        // What came of the queue's past does not make older messages due.
-        lost.extend(
-            owed.filter(|message| !received.contains(&message.seq)).map(|message| (diary.user, message.seq)),
-        );
+        for message in &mine {
+            let gap = last.is_some_and(|last| message.seq < last);
+            let owed = message.at >= visit.welcomed && (gap || message.at + in_flight <= visit.ended);
+            if owed && !received.contains(&message.seq) {
+                let before_end = visit.ended.saturating_duration_since(message.at);
+                lost.push(Loss { user: diary.user, seq: message.seq, before_end, gap });
+            }
+        }
     }
     lost
+}
+
+/// The longest that a message took to a player who was there when it was published: so long may one be under way when a
+/// player is told to go.
+pub(super) fn slowest(diary: &Diary, published: &[Published]) -> Duration {
+    let times = diary.visits.iter().flat_map(|visit| {
+        visit.received.iter().filter_map(|(seq, read)| {
+            let sent = published.get(usize::try_from(*seq).ok()?)?.at;
+            (sent >= visit.welcomed).then(|| read.saturating_duration_since(sent))
+        })
+    });
+    times.max().unwrap_or_default()
 }
 
 /// How logins were spread over the time from the first to the last.
@@ -103,7 +127,7 @@ mod tests {
         let visit = |from, to, received: &[u64]| Visit {
             welcomed: start + seconds(from),
             ended: start + seconds(to),
-            received: received.to_vec(),
+            received: received.iter().map(|seq| (*seq, start + seconds(*seq))).collect(),
         };
         let published: Vec<_> = (0..20)
             .map(|seq| Published { seq, to: Some(1), at: start + Duration::from_millis(500 * seq) })
@@ -111,15 +135,27 @@ mod tests {
         // At home from 2 s to 5 s (messages 4 to 9), and from 8 s on (16 to 19).
         let losses_of = |first: &[u64], second: &[u64]| {
             let visits = vec![visit(2, 5, first), visit(8, 20, second)];
-            losses(&Diary { user: 1, visits, waits: Vec::new() }, &published)
+            let lost = losses(&Diary { user: 1, visits, ..Diary::default() }, &published, seconds(1));
+            lost.iter().map(|loss| (loss.seq, loss.gap)).collect::<Vec<_>>()
         };
         assert_eq!(losses_of(&[4, 5, 6, 7, 8], &[16, 17, 18, 19]), []);
         assert_eq!(losses_of(&[3, 4, 5, 6, 7, 8, 9], &[15, 16, 17, 18, 19]), []);
-        assert_eq!(losses_of(&[4, 6, 7, 8], &[16, 17, 18, 19]), [(1, 5)], "a gap");
-        assert_eq!(losses_of(&[4, 5, 6, 7, 9], &[16, 17, 18, 19]), [(1, 8)], "a gap near the end");
-        assert_eq!(losses_of(&[4, 5, 6, 7, 8], &[17, 18, 19]), [(1, 16)], "the first after the return");
-        let other = Diary { user: 2, visits: vec![visit(0, 20, &[])], waits: Vec::new() };
-        assert_eq!(losses(&other, &published), []);
+        assert_eq!(losses_of(&[4, 6, 7, 8], &[16, 17, 18, 19]), [(5, true)], "a gap");
+        assert_eq!(losses_of(&[4, 5, 6, 7, 9], &[16, 17, 18, 19]), [(8, true)], "a gap near the end");
+        assert_eq!(losses_of(&[4, 5, 6, 7, 8], &[17, 18, 19]), [(16, true)], "the first after the return");
+        assert_eq!(losses_of(&[4, 5, 6, 7], &[16, 17, 18, 19]), [(8, false)], "the last before the farewell");
+        let other = Diary { user: 2, visits: vec![visit(0, 20, &[])], ..Diary::default() };
+        assert_eq!(losses(&other, &published, seconds(1)), []);
+    }
+
+    #[test]
+    fn a_message_from_before_the_welcome_was_not_under_way() {
+        let start = Instant::now();
+        let published: Vec<_> =
+            (0..9).map(|seq| Published { seq, to: None, at: start + seconds(seq) }).collect();
+        let received = vec![(1, start + seconds(8)), (6, start + seconds(8)), (7, start + seconds(8))];
+        let visit = Visit { welcomed: start + seconds(5), ended: start + seconds(9), received };
+        assert_eq!(slowest(&Diary { visits: vec![visit], ..Diary::default() }, &published), seconds(2));
     }
 
     #[test]

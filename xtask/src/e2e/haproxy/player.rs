@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::diary::{Diary, Visit};
 use crate::PATIENCE;
-use crate::client::{Client, Event, Line, Transport};
+use crate::client::{Client, Event, Transport};
 use crate::e2e::SCENARIO_LIMIT;
 use crate::stage::SECRET;
 use crate::token;
@@ -43,19 +43,21 @@ impl Player {
             let welcomed = Instant::now();
             self.diary.waits.extend(due.map(|due: Instant| due.elapsed()));
             self.welcomed.send_modify(|count| *count += 1);
-            let mut lines = Vec::new();
+            let (mut received, mut last) = (Vec::new(), None);
             let ended = loop {
                 match client.next().await? {
                     Event::Line(line) if line.bytes() == THE_END.as_bytes() => break None,
-                    Event::Line(line) => lines.push(line),
+                    Event::Line(line) => {
+                        received.extend(line.seq().map(|seq| (seq, Instant::now())));
+                        last = Some(line);
+                    }
                     Event::Ended(ended) => break Some(ended),
                 }
             };
             let told = Instant::now();
-            let received = lines.iter().filter_map(Line::seq).collect();
             self.diary.visits.push(Visit { welcomed, ended: told, received });
             let Some(ended) = ended else { return Ok(self.diary) };
-            let closing = client.closing(lines, ended)?;
+            let closing = client.closing(last.into_iter().collect(), ended)?;
             ensure!(closing.code == 1012, "{} was told {}", client.name(), closing.code);
             let wait = closing.retry_after_ms.context("a farewell without retry_after_ms")?;
             let until = told + Duration::from_millis(wait);
@@ -65,7 +67,7 @@ impl Player {
     }
 
     /// Connects until it is welcomed: a lobby that is going refuses, and the proxy needs a moment to see it.
-    async fn welcome(&self, token: &str) -> anyhow::Result<Client> {
+    async fn welcome(&mut self, token: &str) -> anyhow::Result<Client> {
         let begin = Instant::now();
         loop {
             let tried = async {
@@ -80,6 +82,7 @@ impl Player {
                 Ok(client) => return Ok(client),
                 Err(error) => ensure!(begin.elapsed() < PATIENCE, "player {}: {error:#}", self.diary.user),
             }
+            self.diary.refused += 1;
             sleep(AGAIN).await;
         }
     }
