@@ -35,13 +35,18 @@ pub(crate) async fn example(name: &str) -> anyhow::Result<PathBuf> {
 async fn executable(target: &[&str]) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(target);
+    built(command).await
+}
+
+/// Runs a `cargo build` that prints JSON messages, and returns where its executable is.
+pub(crate) async fn built(mut command: Command) -> anyhow::Result<PathBuf> {
     command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
     let output = command.output().await.context("run cargo build")?;
-    ensure!(output.status.success(), "`cargo build {}` failed: {}", target.join(" "), output.status);
+    ensure!(output.status.success(), "{:?} failed: {}", command.as_std(), output.status);
     let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
     let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    executables.next_back().with_context(|| format!("cargo named no executable for {}", target.join(" ")))
+    executables.next_back().with_context(|| format!("no executable was named by {:?}", command.as_std()))
 }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::build::cargo;
-use crate::{contract, deny, deployment, documents, java, progress};
+use crate::{contract, deny, deployment, dist, documents, java, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
 const DEPENDENCY_RULES: [(&str, &[&str]); 5] = [
@@ -45,6 +45,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     run.web_assembly().await?;
     run.step("generated documents", documents::check()).await?;
     run.step("deployment files", deployment::check()).await?;
+    run.step("packages", dist::check_packing()).await?;
     run.tests().await?;
     run.documents().await?;
     run.broker_tests().await?;

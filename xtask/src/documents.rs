@@ -3,6 +3,7 @@
 //! `cargo xtask docs` writes them; `cargo xtask ci` fails when one is not what the code makes now.
 
 pub(crate) mod links;
+mod log_events;
 mod proofs;
 mod rows;
 
@@ -41,6 +42,7 @@ async fn documents() -> anyhow::Result<Vec<(&'static str, String)>> {
     let configuration = format!("{CONFIGURATION_HEAD}{}", String::from_utf8(table.stdout)?);
     let mut documents = crate::contract::documents()?;
     documents.push((CONFIGURATION, configuration));
+    documents.push((log_events::DOCUMENT, log_events::document()?));
     for document in SHOWING {
         let text = std::fs::read_to_string(document).with_context(|| format!("read {document}"))?;
         let text = with_examples(&text, |path| {

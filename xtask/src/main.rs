@@ -18,6 +18,7 @@ mod client;
 mod contract;
 mod deny;
 mod deployment;
+mod dist;
 mod docker;
 mod documents;
 mod e2e;
@@ -63,6 +64,8 @@ enum Command {
     Docs,
     /// Check what stands in `deploy/` with the programs that will read it.
     Deployment,
+    /// The lobby as others get it: Debian package, archive, checksums; installed, started and removed as a test.
+    Dist(dist::Options),
     /// Unit tests, doc tests and broker tests.
     Test,
     /// End-to-end tests: the built `lobby` against a real broker and real sockets.
@@ -105,6 +108,7 @@ async fn main() -> ExitCode {
         Command::Ci => ci::ci().await,
         Command::Docs => documents::write().await,
         Command::Deployment => deployment::check().await,
+        Command::Dist(options) => dist::dist(&options).await,
         Command::Test => ci::test().await,
         Command::E2e(options) => tokio::select! {
             outcome = e2e::e2e(&options) => outcome,

@@ -5,7 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    commands::{DrainArgs, ExplainArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TopArgs, TraceArgs},
+    commands::{
+        DrainArgs, ExplainArgs, HealthArgs, PublishArgs, RecordArgs, ReplayArgs, TailArgs, TopArgs, TraceArgs,
+    },
     config::parse_duration,
 };
 
@@ -76,6 +78,8 @@ pub enum Command {
     Top(TopArgs),
     /// Has a running lobby drain: its clients are told to come back, one after the other, and it ends.
     Drain(DrainArgs),
+    /// Asks a running lobby whether it is ready, as an exit code: 0, or 69 with the reason.
+    Health(HealthArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.
     CheckConfig,
     /// Looks after the messages that lobbies dropped (`dead_letter.exchange`).

@@ -115,6 +115,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tail(args) => commands::tail(&load()?.config, &args),
         Command::Record(args) => commands::record(&load()?.config, &args),
         Command::Replay(args) => commands::replay(&load()?.config, &args),
+        Command::Health(args) => commands::health(&load()?.config, &args),
         Command::Drain(args) => commands::drain(&load()?.config, &args),
         Command::Top(args) => commands::top(&load()?.config, &args),
         Command::Trace(args) => commands::trace(&load()?.config, &args),
@@ -160,7 +161,7 @@ fn print_while_read(text: &str) -> Result<bool, Failure> {
 fn serve(loaded: Loaded, sources: Sources) -> Result<(), Failure> {
     let log = logging::start(&loaded.config)?;
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(%warning, "the configuration has a weakness");
     }
     let mut loaded = loaded;
     file_limit::raise(&mut loaded.config.max_connections);

@@ -68,7 +68,7 @@ impl Reloader {
             tls.replace(certificate);
             info!("the certificate for clients was read again");
         }
-        new.warnings.iter().for_each(|warning| warn!("{warning}"));
+        new.warnings.iter().for_each(|warning| warn!(%warning, "the configuration has a weakness"));
         let changes = changes(&self.loaded, &new);
         changes.iter().for_each(tell);
         info!(changes = changes.len(), "configuration reloaded");

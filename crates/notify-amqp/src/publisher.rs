@@ -103,7 +103,7 @@ impl Publisher {
         let exchange = short("exchange name", &config.exchange)?;
         let broker = Arc::new(config.broker.clone());
         if let Some(warning) = broker.warning() {
-            warn!(warning);
+            warn!(warning, "the way to the broker is not safe");
         }
         let channels = channel_pool::channel_pool(
             broker,

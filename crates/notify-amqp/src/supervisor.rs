@@ -76,7 +76,7 @@ impl<D: Dispatch> Supervisor<D> {
 
     async fn run_until_stopped(&mut self) -> Stopped {
         if let Some(warning) = self.config.broker.warning() {
-            warn!(warning);
+            warn!(warning, "the way to the broker is not safe");
         }
         loop {
             let attempt = self.backoff.failures() + 1;

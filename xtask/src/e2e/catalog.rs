@@ -118,6 +118,7 @@ scenarios! {
     "faf-variables" SideBySide start_up::faf_variables,
     "existing-exchange" SideBySide start_up::existing_exchange,
     "metrics" SideBySide start_up::metrics,
+    "health-command" SideBySide start_up::health_command,
     "monitoring" SideBySide monitoring::monitoring,
     "trace" SideBySide trace::trace,
     "top-command" SideBySide top::top_command,

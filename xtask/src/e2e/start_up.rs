@@ -193,3 +193,29 @@ pub(super) async fn listeners_off(stage: &Stage) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// `lobby health` ends with 69 and the reason while the lobby is not ready or not there, and with 0 when it is; with
+/// `--live` it is content with a lobby that lives.
+pub(super) async fn health_command(stage: &Stage) -> anyhow::Result<()> {
+    let (proxy, setup) = stage.proxied(false).await?;
+    let mut lobby = stage.start_unready(&setup).await?;
+    let admin = lobby.admin_address()?.to_string();
+    let ask = |arguments: &[&str]| {
+        let command = stage.setup().arguments(["health", "--admin"]).argument(admin.as_str());
+        command.arguments(arguments.iter().copied())
+    };
+    lobby.unready().await?;
+    let unready = ask(&[]).run_to_exit().await?;
+    ensure!(unready.status.code() == Some(69), "not ready: {} {}", unready.status, unready.stderr);
+    ensure!(unready.stderr.contains("503"), "the reason: {}", unready.stderr);
+    let live = ask(&["--live"]).run_to_exit().await?;
+    ensure!(live.status.success() && live.stdout == "live\n", "it lives: {} {}", live.stdout, live.stderr);
+    proxy.open();
+    lobby.ready().await?;
+    let ready = ask(&[]).run_to_exit().await?;
+    ensure!(ready.status.success() && ready.stdout.contains("\"ready\":true"), "ready: {ready:?}");
+    lobby.stop().await?;
+    let gone = ask(&["--live"]).run_to_exit().await?;
+    ensure!(gone.status.code() == Some(69), "nobody there: {} {}", gone.status, gone.stderr);
+    Ok(())
+}

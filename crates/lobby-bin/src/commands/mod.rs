@@ -4,6 +4,7 @@ mod admin;
 mod dead_letters;
 mod drain;
 mod explain;
+mod health;
 mod in_flight;
 mod input;
 mod listen;
@@ -26,6 +27,7 @@ pub use self::{
     dead_letters::dead_letters,
     drain::{DrainArgs, drain},
     explain::{ExplainArgs, explain},
+    health::{HealthArgs, health},
     manual::{completions, man},
     publish::{PublishArgs, publish},
     record::{RecordArgs, record},
