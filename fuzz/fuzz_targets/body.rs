@@ -1,5 +1,5 @@
 //! libFuzzer drives [`lobby_fuzz::body::run`].
 #![no_main]
-#![expect(unsafe_code, missing_docs, reason = "libFuzzer's entry point is exported by its name")]
+#![allow(unsafe_code, missing_docs, reason = "libFuzzer's entry point is exported by its name")]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| lobby_fuzz::body::run(data));
