@@ -135,7 +135,7 @@ impl Patrol {
             Some(Outcome::Unroutable) if self.topology.declare == Declare::Active => {
                 self.monitor.repairs(SelfCheckFault::Binding);
                 warn!(queue = %self.topology.queue, "the queue's bindings were removed; binding it again");
-                self.bind(ground).await?;
+                self.restore(ground).await?;
                 self.release_canary().await;
                 Ok(())
             }
@@ -154,6 +154,17 @@ impl Patrol {
                 self.tell_unanswered(&error, ground);
                 Ok(())
             }
+        }
+    }
+
+    /// Makes bindings again that are gone. They go with their exchange, which may be there again as another type: then
+    /// whatever its type routes would be taken for notifications.
+    async fn restore(&mut self, ground: &mut Ground<'_>) -> Result<(), SelfCheckFault> {
+        let topology = &self.topology;
+        match ground.call("exchange.declare", async |channel| channel.declare(topology).await).await {
+            Err(ConsumerError::ArgumentMismatch { .. }) => Err(SelfCheckFault::Exchange),
+            // Who may not declare may be allowed to bind.
+            _ => self.bind(ground).await,
         }
     }
 
