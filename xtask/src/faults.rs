@@ -8,10 +8,14 @@
 //! broker run one after the other on a second. At last come those that need the machine to themselves. How a row is
 //! written: [`row`].
 
+mod backlog;
 mod broker;
+mod configuration;
+mod deploy;
 mod document;
 mod figures;
 mod ledger;
+mod publishers;
 mod record;
 mod report;
 mod restarts;

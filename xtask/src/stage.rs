@@ -50,6 +50,7 @@ pub(crate) struct Stage {
     binary: PathBuf,
     directory: tempfile::TempDir,
     logs: Mutex<Vec<(String, LogBook)>>,
+    pids: Mutex<Vec<u32>>,
     facts: Mutex<Vec<String>>,
     skipped: OnceLock<String>,
 }
@@ -77,6 +78,7 @@ impl Stage {
             binary,
             directory,
             logs: Mutex::default(),
+            pids: Mutex::default(),
             facts: Mutex::default(),
             skipped: OnceLock::new(),
         })
@@ -192,6 +194,11 @@ impl Stage {
         Ok(())
     }
 
+    /// The processes of all lobbies that were started, whether they live or not.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn last_log_lines(&self) -> Vec<String> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let tails = logs.iter().map(|(name, log)| (name, log.tail(LOG_LINES)));
@@ -231,7 +238,9 @@ impl Stage {
         let log = LogBook::default();
         let name = setup.value("LOBBY_INSTANCE__NAME").unwrap_or("lobby").to_owned();
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).push((name, log.clone()));
-        setup.start(log).await.context("start a lobby")
+        let lobby = setup.start(log).await.context("start a lobby")?;
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).push(lobby.pid());
+        Ok(lobby)
     }
 
     /// A proxy in front of the broker, and the setup of a lobby behind it.

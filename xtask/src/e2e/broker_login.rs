@@ -5,29 +5,17 @@ use serde_json::json;
 
 use super::notifier::unique;
 use super::proxy::Proxy;
-use super::refusals::refuses;
+use super::refusals::{exits, refuses};
 use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::percent_encode;
-use crate::lobby::Setup;
 
 /// Nobody listens there.
 const DEAD: &str = "127.0.0.1:1";
 
-async fn exits(setup: Setup, code: i32, words: &[&str]) -> anyhow::Result<()> {
-    let finished = refuses(setup, words).await?;
-    ensure!(
-        finished.status.code() == Some(code),
-        "exit code {:?} instead of {code}: {}",
-        finished.status.code(),
-        finished.stderr
-    );
-    Ok(())
-}
-
 /// What the broker or the configuration has to cure ends the start: each cause with an exit code of its own and a
 /// hint, and none with the password.
-pub(super) async fn refused_by_broker(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn refused_by_broker(stage: &Stage) -> anyhow::Result<()> {
     let password = unique("password");
     let wrong = stage.setup().set("LOBBY_BROKER__PASSWORD", &password);
     let finished = refuses(wrong.clone(), &["refused user", "correct user and password"]).await?;

@@ -34,7 +34,7 @@ fn addressee(seq: u64) -> Option<i64> {
 
 /// Exit 0 within the drain's limit, a second SIGTERM or not. Clients are told 1012 one after the other over the window,
 /// each with a time to come back of its own, and until then each gets every message that is for it.
-pub(super) async fn sigterm_drain(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn sigterm_drain(stage: &Stage) -> anyhow::Result<()> {
     let setup = stage
         .setup()
         .set("LOBBY_SHUTDOWN__DRAIN_TIMEOUT", format!("{}s", DRAIN_LIMIT.as_secs()))
@@ -107,7 +107,7 @@ fn busiest_tenth(told: &[Duration]) -> usize {
 }
 
 /// Without a broker so far, and with a client that never reads: the others are told, and the drain keeps its limit.
-pub(super) async fn at_its_worst(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn at_its_worst(stage: &Stage) -> anyhow::Result<()> {
     let limit = Duration::from_secs(4);
     let away = stage
         .setup()
@@ -147,7 +147,7 @@ pub(super) async fn at_its_worst(stage: &Stage) -> anyhow::Result<()> {
 
 /// A drain that waits for a client which does not read: a second Ctrl-C ends it at once, and the exit code says that it
 /// was cut short.
-pub(super) async fn second_interrupt(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn second_interrupt(stage: &Stage) -> anyhow::Result<()> {
     let setup = stage.setup().set("LOBBY_SHUTDOWN__DRAIN_TIMEOUT", "10m");
     let mut lobby = stage.start(&setup).await?;
     let slow = stage.client(&lobby, Transport::Tcp, 42).await?;

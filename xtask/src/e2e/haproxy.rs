@@ -47,7 +47,7 @@ const MOST_UNEVEN: f64 = 2.5;
 
 /// Each player is told 1012 and is logged in again within what he was told and a second; logins spread evenly; of what
 /// was published while a player was connected nothing is lost.
-pub(super) async fn haproxy_rolling(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn haproxy_rolling(stage: &Stage) -> anyhow::Result<()> {
     let program = match apt::program("haproxy", "haproxy").await {
         Ok(program) => program,
         Err(error) => {

@@ -11,7 +11,7 @@ use crate::client::Transport;
 use crate::token;
 
 /// Every kind of bad token is refused with the same words; the third refusal closes with 4500.
-pub(super) async fn bad_tokens(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn bad_tokens(stage: &Stage) -> anyhow::Result<()> {
     let lobby = stage.lobby().await?;
     let mut texts = BTreeSet::new();
     for transport in Transport::BOTH {

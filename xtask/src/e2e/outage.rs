@@ -155,7 +155,7 @@ fn reconnects(metrics: &Metrics) -> u64 {
 }
 
 /// A second lobby of the same name is not ready and says why; the first goes on alone, and gives the name up on exit.
-pub(super) async fn same_name(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn same_name(stage: &Stage) -> anyhow::Result<()> {
     let mut first = stage.lobby().await?;
     let mut player = stage.client(&first, Transport::Tcp, 42).await?;
     let mut second = stage.start_unready(&stage.setup()).await?;

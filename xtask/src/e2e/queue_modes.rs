@@ -5,24 +5,17 @@ use serde_json::Value;
 
 use super::addressing::received;
 use super::notifier::numbered;
-use super::refusals::refuses;
+use super::refusals::exits;
 use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::Connection;
 use crate::client::Transport;
-use crate::lobby::{Lobby, Setup};
+use crate::lobby::Lobby;
 
 const MESSAGES: u64 = 200;
 
 fn shared_queue(stage: &Stage) -> String {
     format!("{}.lobby.client.notify", stage.exchange())
-}
-
-async fn exits(setup: Setup, code: i32, words: &[&str]) -> anyhow::Result<()> {
-    let finished = refuses(setup, words).await?;
-    let status = finished.status.code();
-    ensure!(status == Some(code), "exit code {status:?} instead of {code}: {}", finished.stderr);
-    Ok(())
 }
 
 /// The queue that `/ready` names.
@@ -111,7 +104,7 @@ pub(super) async fn random_names(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// A queue with other arguments ends the start with the argument, both values and what to do; passively it is used.
-pub(super) async fn mismatch(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn mismatch(stage: &Stage) -> anyhow::Result<()> {
     stage.lobby().await?.stop().await?;
     let longer = stage.setup().set("LOBBY_QUEUE__EXPIRES", "1h");
     let words = [

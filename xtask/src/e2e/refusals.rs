@@ -7,7 +7,7 @@ use super::stage::Stage;
 use crate::lobby::{Finished, Setup};
 
 /// The process ended with an error whose text has all of `words`, in any case of letters.
-pub(super) async fn refuses(setup: Setup, words: &[&str]) -> anyhow::Result<Finished> {
+pub(crate) async fn refuses(setup: Setup, words: &[&str]) -> anyhow::Result<Finished> {
     let finished = setup.run_to_exit().await?;
     ensure!(!finished.status.success(), "it started instead of refusing; stderr: {}", finished.stderr);
     let said = finished.stderr.to_lowercase();
@@ -19,6 +19,14 @@ pub(super) async fn refuses(setup: Setup, words: &[&str]) -> anyhow::Result<Fini
         );
     }
     Ok(finished)
+}
+
+/// [`refuses`], with this exit code.
+pub(crate) async fn exits(setup: Setup, code: i32, words: &[&str]) -> anyhow::Result<()> {
+    let finished = refuses(setup, words).await?;
+    let status = finished.status.code();
+    ensure!(status == Some(code), "exit code {status:?} instead of {code}: {}", finished.stderr);
+    Ok(())
 }
 
 /// An unknown key stops the start and is named, from the environment and from a file.

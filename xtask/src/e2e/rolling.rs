@@ -23,7 +23,7 @@ const PERIOD: Duration = Duration::from_millis(10);
 
 /// `lobby drain --wait`: each client comes back to the other lobby when it was told to, and misses nothing that was
 /// published after its new login; nobody orders a drain without the token, or from another site's page.
-pub(super) async fn rolling_drain(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn rolling_drain(stage: &Stage) -> anyhow::Result<()> {
     let setup = stage
         .setup()
         .set("LOBBY_ADMIN__TOKEN", ADMIN_TOKEN)

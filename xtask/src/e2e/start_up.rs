@@ -126,7 +126,7 @@ pub(super) async fn metrics(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// Neither a secret nor a password nor a token appears in the log or in what the commands print.
-pub(super) async fn secrets_stay_secret(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn secrets_stay_secret(stage: &Stage) -> anyhow::Result<()> {
     let password = unique("broker-password");
     let url = stage.url();
     let wrong = format!(

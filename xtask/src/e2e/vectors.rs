@@ -91,7 +91,7 @@ pub(super) fn cases() -> anyhow::Result<Vec<Case>> {
 }
 
 /// All cases do what the contract says, and the lobby counts each of them once.
-pub(super) async fn vectors(stage: &Stage) -> anyhow::Result<()> {
+pub(crate) async fn vectors(stage: &Stage) -> anyhow::Result<()> {
     let cases = cases()?;
     let mut cast = gather(stage, &cases).await?;
     let mut wrong = Vec::new();

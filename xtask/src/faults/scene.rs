@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 
 use super::figures::Figures;
 use super::row::{Form, Row};
-use super::watch::Watch;
+use super::watch::{Census, Watch};
 use crate::broker::Broker;
 use crate::lobby::{Lobby, Setup};
 use crate::stage::Stage;
@@ -17,6 +17,9 @@ use crate::stage::tally::Tally;
 
 /// A busy machine may be so much slower than a row's limit says, in the short form, where rows run side by side.
 const SHORT_FORM_PATIENCE: u32 = 4;
+
+/// Between two looks at the memory of a scenario's lobbies.
+const SAMPLE: Duration = Duration::from_millis(100);
 
 /// One run of one row.
 #[derive(Debug)]
@@ -70,6 +73,26 @@ impl Scene {
         let lobby = self.stage.start(setup).await?;
         self.watch(&lobby).await?;
         Ok(lobby)
+    }
+
+    /// Plays an end-to-end scenario on this row's stage; the most memory of any of its lobbies counts as the row's.
+    pub(super) async fn plays(
+        &self,
+        scenario: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let mut scenario = std::pin::pin!(scenario);
+        let mut look = tokio::time::interval(SAMPLE);
+        loop {
+            tokio::select! {
+                outcome = &mut scenario => return outcome,
+                _ = look.tick() => {
+                    let alive = self.stage.pids().into_iter().filter_map(|pid| Census::of(pid).ok());
+                    let peak = alive.map(|census| census.peak).max();
+                    let mut counted = self.counted();
+                    counted.figures.peak_bytes = counted.figures.peak_bytes.max(peak);
+                }
+            }
+        }
     }
 
     /// Watches a lobby that nobody uses yet.

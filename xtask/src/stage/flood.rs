@@ -33,6 +33,11 @@ fn addressee(seq: u64) -> Option<i64> {
     }
 }
 
+/// Whether `user` must get number `seq`.
+pub(crate) fn is_for(seq: u64, user: i64) -> bool {
+    addressee(seq).is_none_or(|to| to == user)
+}
+
 /// Players that read while the stream runs.
 #[derive(Debug)]
 pub(crate) struct Flood {
@@ -108,7 +113,7 @@ impl Flood {
         let mut tally = Tally::of(outcomes);
         while let Some(reader) = self.readers.join_next().await {
             let Received { user, name, numbers } = reader.context("a player")??;
-            tally.add(&name, &numbers, outcomes, |seq| addressee(seq).is_none_or(|to| to == user));
+            tally.add(&name, &numbers, outcomes, |seq| is_for(seq, user));
         }
         Ok(tally)
     }
