@@ -15,20 +15,20 @@ use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
 mod amqp;
-mod body;
-mod codec;
+pub(crate) mod body;
+pub(crate) mod codec;
 mod delivery;
 mod document;
-mod driver;
+pub(crate) mod driver;
 pub(crate) mod floor;
-mod histogram;
+pub(crate) mod histogram;
 mod idle;
 mod instructions;
 pub(crate) mod machine;
-mod peer;
+pub(crate) mod peer;
 mod plan;
 mod plot;
-mod population;
+pub(crate) mod population;
 mod process;
 mod ring;
 mod running;
@@ -201,11 +201,11 @@ impl Cast {
     }
 }
 
-/// Runs the same command in a release build of this program: floor and driver must not be what is measured.
-async fn in_release() -> anyhow::Result<()> {
+/// Runs the same command in a release build of this program: what drives must not be what is measured.
+pub(crate) async fn in_release() -> anyhow::Result<()> {
     let program = build::release("xtask", "xtask").await?;
     let status = Command::new(program).args(std::env::args_os().skip(1)).kill_on_drop(true).status().await;
     let status = status.context("run the release build of xtask")?;
-    ensure!(status.success(), "the benchmark in release failed: {status}");
+    ensure!(status.success(), "the release build of xtask failed: {status}");
     Ok(())
 }

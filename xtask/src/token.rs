@@ -25,8 +25,13 @@ pub(crate) fn claims(user: i64) -> anyhow::Result<Value> {
 
 /// Any header and claims with an HMAC-SHA256 signature under `secret`.
 pub(crate) fn signed(secret: &str, header: &Value, claims: &Value) -> anyhow::Result<String> {
+    signed_by(secret.as_bytes(), header, claims)
+}
+
+/// The same under a secret that is no text.
+pub(crate) fn signed_by(secret: &[u8], header: &Value, claims: &Value) -> anyhow::Result<String> {
     let content = content(header, claims);
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("a secret of any length")?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).context("a secret of any length")?;
     mac.update(content.as_bytes());
     Ok(format!("{content}.{}", BASE64URL.encode(mac.finalize().into_bytes())))
 }

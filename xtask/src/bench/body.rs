@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 /// Bytes of one body, without the newline that ends its line.
-pub(super) const BODY_LEN: usize = 200;
+pub(crate) const BODY_LEN: usize = 200;
 
 const HEAD: &[u8] = br#"{"command":"bench","to":""#;
 const SEQ: &[u8] = br#"","seq":""#;
@@ -17,7 +17,9 @@ const TO_AT: usize = HEAD.len();
 const SEQ_AT: usize = TO_AT + DIGITS + SEQ.len();
 const AT_AT: usize = SEQ_AT + DIGITS + AT.len();
 const PAD_AT: usize = AT_AT + NANO_DIGITS + PAD.len();
-const PAD_LEN: usize = BODY_LEN - PAD_AT - TAIL.len();
+/// All but the filler.
+const OTHERS_LEN: usize = PAD_AT + TAIL.len();
+const MOST_LEN: usize = 8_000;
 const DIGITS: usize = 10;
 const NANO_DIGITS: usize = 15;
 
@@ -28,7 +30,7 @@ static FILLER: LazyLock<[u8; 8192]> = LazyLock::new(|| {
 
 /// Whom a message is for. Users count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum To {
+pub(crate) enum To {
     Everyone,
     User(u32),
 }
@@ -44,19 +46,32 @@ impl To {
 
 /// What one body says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub(super) to: To,
+pub(crate) struct Stamp {
+    pub(crate) to: To,
     /// Counts from 0 for everyone, and for each user.
-    pub(super) seq: u64,
+    pub(crate) seq: u64,
     /// Nanoseconds on the bench's own clock.
-    pub(super) at: u64,
+    pub(crate) at: u64,
 }
 
 impl Stamp {
     /// The body.
-    pub(super) fn encode(self) -> [u8; BODY_LEN] {
+    pub(crate) fn encode(self) -> [u8; BODY_LEN] {
         let mut out = [0; BODY_LEN];
-        let mut rest = &mut out[..];
+        self.write(&mut out);
+        out
+    }
+
+    /// A body of `len` bytes, at least [`BODY_LEN`] and at most 8,000.
+    pub(crate) fn encode_to(self, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len.clamp(BODY_LEN, MOST_LEN)];
+        self.write(&mut out);
+        out
+    }
+
+    fn write(self, out: &mut [u8]) {
+        let filler = self.filler(out.len() - OTHERS_LEN);
+        let mut rest = out;
         let mut put = |bytes: &[u8]| {
             let (here, after) = std::mem::take(&mut rest).split_at_mut(bytes.len());
             here.copy_from_slice(bytes);
@@ -69,14 +84,15 @@ impl Stamp {
         put(AT);
         put(&digits::<NANO_DIGITS>(self.at));
         put(PAD);
-        put(self.filler());
+        put(filler);
         put(TAIL);
-        out
     }
 
     /// Reads a body; `None` when any byte of it is not what [`Stamp::encode`] wrote.
-    pub(super) fn decode(body: &[u8]) -> Option<Self> {
-        let body: &[u8; BODY_LEN] = body.try_into().ok()?;
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+        if !(BODY_LEN..=MOST_LEN).contains(&body.len()) {
+            return None;
+        }
         let constant =
             [(0, HEAD), (SEQ_AT - SEQ.len(), SEQ), (AT_AT - AT.len(), AT), (PAD_AT - PAD.len(), PAD)];
         if constant.iter().any(|(at, text)| !body[*at..].starts_with(text)) || !body.ends_with(TAIL) {
@@ -89,13 +105,14 @@ impl Stamp {
         let seq = number(&body[SEQ_AT..SEQ_AT + DIGITS])?;
         let at = number(&body[AT_AT..AT_AT + NANO_DIGITS])?;
         let stamp = Self { to, seq, at };
-        (&body[PAD_AT..PAD_AT + PAD_LEN] == stamp.filler()).then_some(stamp)
+        let pad = body.len() - OTHERS_LEN;
+        (&body[PAD_AT..PAD_AT + pad] == stamp.filler(pad)).then_some(stamp)
     }
 
-    fn filler(self) -> &'static [u8] {
+    fn filler(self, len: usize) -> &'static [u8] {
         let mixed = (self.to.number() + 1).wrapping_mul(0x9E37_79B9).wrapping_add(self.seq.wrapping_mul(31));
-        let start = usize::try_from(mixed % (FILLER.len() - PAD_LEN) as u64).unwrap_or(0);
-        &FILLER[start..start + PAD_LEN]
+        let start = usize::try_from(mixed % (FILLER.len() - len) as u64).unwrap_or(0);
+        &FILLER[start..start + len]
     }
 }
 
@@ -125,6 +142,9 @@ mod tests {
             let body = stamp.encode();
             assert!(serde_json::from_slice::<serde_json::Value>(&body).unwrap().is_object());
             assert_eq!(Stamp::decode(&body), Some(stamp));
+            let long = stamp.encode_to(1024);
+            assert_eq!((long.len(), Stamp::decode(&long)), (1024, Some(stamp)));
+            assert_eq!(Stamp::decode(&long[..1023]), None);
         }
     }
 

@@ -8,7 +8,7 @@ use super::{body::BODY_LEN, peer::Peer};
 
 /// How a population's server frames its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     /// A message ends with a newline.
     Line,
     /// An unmasked WebSocket frame around a line.

@@ -26,26 +26,26 @@ use super::{
 };
 
 /// The driver's thread, by which its CPU is told from the publisher's.
-pub(super) const THREAD: &str = "bench-driver";
+pub(crate) const THREAD: &str = "bench-driver";
 const WAKER: Token = Token(usize::MAX);
 const SCRATCH: usize = 256 << 10;
 
 /// Nanoseconds on a clock that publisher and driver share.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(BEGIN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What becomes of a run when messages are lost or the server ends connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Losses {
+pub(crate) enum Losses {
     Fail,
     Count,
 }
 
 /// A population that is being read. Dropping it closes all connections.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(crate) struct Driver {
     orders: SyncSender<Order>,
     waker: Waker,
     losses: Losses,
@@ -70,7 +70,7 @@ enum Order {
 }
 
 impl Driver {
-    pub(super) fn start(codec: Codec, losses: Losses) -> anyhow::Result<Self> {
+    pub(crate) fn start(codec: Codec, losses: Losses) -> anyhow::Result<Self> {
         let poll = Poll::new().context("make an event queue")?;
         let waker = Waker::new(poll.registry(), WAKER).context("make a waker")?;
         let (orders, inbox) = sync_channel(4);
@@ -90,41 +90,41 @@ impl Driver {
     }
 
     /// Reads these clients too from now on.
-    pub(super) fn adopt(&self, clients: Vec<Client>) -> anyhow::Result<()> {
+    pub(crate) fn adopt(&self, clients: Vec<Client>) -> anyhow::Result<()> {
         self.order(Order::Adopt(clients))
     }
 
     /// Reads nothing more of these clients, whose connections stay open.
-    pub(super) fn stop_reading(&self, users: Vec<u32>) -> anyhow::Result<()> {
+    pub(crate) fn stop_reading(&self, users: Vec<u32>) -> anyhow::Result<()> {
         self.order(Order::StopReading(users))?;
         // Orders are obeyed one after the other: the answer to this one says that the first is done.
         self.take_latency().map(drop)
     }
 
     /// The times from publish to receipt since the last call.
-    pub(super) fn take_latency(&self) -> anyhow::Result<Histogram> {
+    pub(crate) fn take_latency(&self) -> anyhow::Result<Histogram> {
         let (answer, histogram) = sync_channel(1);
         self.order(Order::TakeLatency(answer))?;
         histogram.recv_timeout(Duration::from_secs(30)).context("the driver does not answer")
     }
 
     /// Messages received and found right since the start.
-    pub(super) fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.shared.received.load(Relaxed)
     }
 
     /// When the last of them was read, on the clock of [`now`].
-    pub(super) fn last_at(&self) -> u64 {
+    pub(crate) fn last_at(&self) -> u64 {
         self.shared.last_at.load(Relaxed)
     }
 
     /// Connections that the server ended, where that is counted.
-    pub(super) fn ended(&self) -> u64 {
+    pub(crate) fn ended(&self) -> u64 {
         self.shared.ended.load(Relaxed)
     }
 
     /// Fails if a message was lost, repeated, out of order or changed, or a connection ended.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.shared.failure.get().map_or(Ok(()), |failure| Err(anyhow!("{failure}")))
     }
 
@@ -133,7 +133,7 @@ impl Driver {
     ///
     /// # Errors
     /// What [`Driver::check`] says, and a loss where losses are not counted.
-    pub(super) async fn wait_for(&self, total: u64, patience: Duration) -> anyhow::Result<u64> {
+    pub(crate) async fn wait_for(&self, total: u64, patience: Duration) -> anyhow::Result<u64> {
         let (mut seen, mut since) = (self.received(), Instant::now());
         loop {
             self.check()?;

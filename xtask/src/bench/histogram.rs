@@ -6,13 +6,13 @@ const STEP_BITS: u32 = STEPS.trailing_zeros();
 
 /// Counts of nanoseconds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
 }
 
 impl Histogram {
-    pub(super) fn record(&mut self, nanos: u64) {
+    pub(crate) fn record(&mut self, nanos: u64) {
         let bucket = bucket_of(nanos);
         if self.counts.len() <= bucket {
             self.counts.resize(bucket + 1, 0);
@@ -22,7 +22,7 @@ impl Histogram {
     }
 
     /// The time that `per_mille` of all recorded times do not exceed, by the upper edge of its bucket; 0 of nothing.
-    pub(super) fn quantile(&self, per_mille: u64) -> u64 {
+    pub(crate) fn quantile(&self, per_mille: u64) -> u64 {
         let wanted = (self.total * per_mille).div_ceil(1000).max(1);
         let mut seen = 0;
         for (bucket, count) in self.counts.iter().enumerate() {

@@ -27,7 +27,7 @@ const ATTEMPTS: u32 = 3;
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     Nats,
     Mosquitto,
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How clients get in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
+pub(crate) enum Door {
     /// The floor server: four bytes with the client's number, answered by a line.
     Floor,
     /// The lobby's TCP listener.
@@ -37,7 +37,7 @@ pub(super) enum Door {
 }
 
 impl Door {
-    pub(super) fn codec(self) -> Codec {
+    pub(crate) fn codec(self) -> Codec {
         match self {
             Self::Floor | Self::Tcp => Codec::Line,
             Self::WebSocket => Codec::WebSocket,
@@ -48,18 +48,18 @@ impl Door {
 
 /// One logged-in client, and which message it must get next.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) user: u32,
-    pub(super) stream: mio::net::TcpStream,
+pub(crate) struct Client {
+    pub(crate) user: u32,
+    pub(crate) stream: mio::net::TcpStream,
     /// The beginning of a message whose rest has not come.
-    pub(super) partial: Vec<u8>,
-    pub(super) next_broadcast: u64,
-    pub(super) next_unicast: u64,
-    pub(super) stopped: bool,
+    pub(crate) partial: Vec<u8>,
+    pub(crate) next_broadcast: u64,
+    pub(crate) next_unicast: u64,
+    pub(crate) stopped: bool,
 }
 
 /// Connects `users` and logs them in.
-pub(super) fn connect(
+pub(crate) fn connect(
     door: Door,
     address: SocketAddr,
     secret: &str,

@@ -118,6 +118,20 @@ impl Scene {
         tally.faultless()
     }
 
+    /// Counts messages that met the clients they were for, where the row itself has checked that none is missing.
+    pub(super) fn arrived(&self, count: u64) -> anyhow::Result<()> {
+        let mut tally = Tally::default();
+        tally.survived = count;
+        self.count(&tally, 0)
+    }
+
+    /// Bytes of memory of a watched lobby before its clients came.
+    pub(super) fn resident_before(&self, pid: u32) -> anyhow::Result<u64> {
+        let counted = self.counted();
+        let watch = counted.watches.iter().find(|watch| watch.pid == pid);
+        Ok(watch.context("a lobby that is not watched")?.before.resident)
+    }
+
     /// Notes how long a recovery took, which may not be longer than `limit` (in the short form, four times that).
     pub(super) fn recovered(&self, took: Duration, limit: Duration) -> anyhow::Result<()> {
         self.counted().times.push(took);

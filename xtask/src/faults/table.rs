@@ -3,14 +3,21 @@
 use anyhow::bail;
 
 use super::row::{Form, Row, order};
-use super::{broker, configuration, deploy, publishers, restarts};
+use super::{broker, configuration, deploy, load, login, publishers, restarts};
 
 /// A row whose long form takes longer than this runs short, unless `--long` is given.
 const LONG_AT_MOST: u64 = 300;
 
 /// The rows of each group.
-const GROUPS: &[&[Row]] =
-    &[broker::ROWS, restarts::ROWS, publishers::ROWS, deploy::ROWS, configuration::ROWS];
+const GROUPS: &[&[Row]] = &[
+    broker::ROWS,
+    restarts::ROWS,
+    publishers::ROWS,
+    login::ROWS,
+    load::ROWS,
+    deploy::ROWS,
+    configuration::ROWS,
+];
 
 /// All rows, in the order of the table.
 pub(super) fn rows() -> Vec<&'static Row> {

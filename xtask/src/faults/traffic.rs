@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::scene::Scene;
 use crate::lobby::{Lobby, Metrics};
-use crate::stage::flood::{Flood, Source};
+use crate::stage::flood::{Counter, Flood, Source};
 use crate::stage::tally::Tally;
 
 /// Batches in a second, see [`Source::at`].
@@ -63,6 +63,25 @@ impl Traffic {
     /// Waits until this number or a later one has reached a player.
     pub(super) async fn reaches(&mut self, number: u64) -> anyhow::Result<()> {
         self.flood.reaches(number).await
+    }
+
+    /// Publishes nothing until [`Self::resume`], and waits until all that was published has arrived.
+    pub(super) async fn pause(&mut self) -> anyhow::Result<()> {
+        self.source.pause().await?;
+        match self.source.last_for_a_player() {
+            Some(number) => self.flood.reaches(number).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Goes on after [`Self::pause`].
+    pub(super) fn resume(&self) {
+        self.source.resume();
+    }
+
+    /// Tells how many numbers were confirmed, for as long as the stream runs.
+    pub(super) fn counter(&self) -> Counter {
+        self.source.counter()
     }
 
     /// Numbers that the broker confirmed so far.

@@ -154,6 +154,17 @@ pub(crate) struct Source {
     publishing: JoinHandle<anyhow::Result<Outcomes>>,
     progress: watch::Receiver<Progress>,
     enough: watch::Sender<bool>,
+    held: watch::Sender<bool>,
+}
+
+/// Tells how many numbers a [`Source`] has had confirmed, also when that is out of reach.
+#[derive(Debug, Clone)]
+pub(crate) struct Counter(watch::Receiver<Progress>);
+
+impl Counter {
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.0.borrow().confirmed
+    }
 }
 
 /// How far a publisher is.
@@ -161,6 +172,8 @@ pub(crate) struct Source {
 struct Progress {
     next: u64,
     confirmed: u64,
+    /// Nothing is under way, and nothing more is published for now.
+    rests: bool,
 }
 
 impl Source {
@@ -175,9 +188,28 @@ impl Source {
     pub(crate) fn at(url: AmqpUrl, exchange: String, count: u64, batch: u64) -> Self {
         let (told, progress) = watch::channel(Progress::default());
         let (enough, asked) = watch::channel(false);
-        let goal = Goal { count, batch, enough: asked, progress: told };
+        let (held, hold) = watch::channel(false);
+        let goal = Goal { count, batch, enough: asked, hold, progress: told };
         let publishing = tokio::spawn(publish(url, exchange, goal));
-        Self { publishing, progress, enough }
+        Self { publishing, progress, enough, held }
+    }
+
+    /// Publishes nothing more until [`Self::resume`], and waits until nothing is under way to the broker.
+    pub(crate) async fn pause(&mut self) -> anyhow::Result<()> {
+        self.held.send_replace(true);
+        let resting = timeout(BROKER_PATIENCE, self.progress.wait_for(|done| done.rests)).await;
+        resting.context("the publisher never came to rest")?.context("the publisher ended")?;
+        Ok(())
+    }
+
+    /// Goes on after [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.held.send_replace(false);
+    }
+
+    /// For who wants to know how far this is.
+    pub(crate) fn counter(&self) -> Counter {
+        Counter(self.progress.clone())
     }
 
     /// Waits until `count` numbers are confirmed.
@@ -199,6 +231,11 @@ impl Source {
         self.progress.borrow().next
     }
 
+    /// The last number so far that is for one of the players.
+    pub(crate) fn last_for_a_player(&self) -> Option<u64> {
+        (0..self.next()).rev().find(|seq| addressee(*seq) != Some(NOBODY))
+    }
+
     /// The ledger, once the goal is reached.
     pub(crate) async fn finish(self) -> anyhow::Result<Outcomes> {
         self.enough.send_replace(true);
@@ -212,14 +249,23 @@ struct Goal {
     count: u64,
     batch: u64,
     enough: watch::Receiver<bool>,
+    hold: watch::Receiver<bool>,
     progress: watch::Sender<Progress>,
 }
 
 impl Goal {
     fn reached(&self, journal: &Journal) -> bool {
         let &Journal { next, confirmed, .. } = journal;
-        self.progress.send_replace(Progress { next, confirmed });
+        self.progress.send_replace(Progress { next, confirmed, rests: false });
         confirmed >= self.count && *self.enough.borrow()
+    }
+
+    /// Returns when the publisher may go on.
+    async fn rest(&self, journal: &Journal) {
+        let &Journal { next, confirmed, .. } = journal;
+        self.progress.send_replace(Progress { next, confirmed, rests: true });
+        // Who holds it and is gone wants nothing more.
+        let _ = self.hold.clone().wait_for(|held| !*held).await;
     }
 }
 
@@ -273,6 +319,11 @@ async fn stream(
             publisher.publish(seq, &message).await?;
         }
         journal.note(publisher.take_settled());
+        if *goal.hold.borrow() {
+            publisher.settle().await?;
+            journal.note(publisher.take_settled());
+            goal.rest(journal).await;
+        }
     }
     publisher.settle().await
 }
