@@ -130,8 +130,16 @@ impl Stage {
         let management = self.management.as_ref().context("the broker's management API is out of reach")?;
         let start = Instant::now();
         loop {
-            let listed =
-                management.get(&format!("/vhosts/{}/connections", percent_encode(self.vhost.name()))).await?;
+            let path = format!("/vhosts/{}/connections", percent_encode(self.vhost.name()));
+            let listed = match management.get(&path).await {
+                Ok(listed) => listed,
+                // A broker that has just come back answers here a moment later.
+                Err(_) if start.elapsed() < PATIENCE => {
+                    sleep(POLL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let listed = listed.as_array().context("the list of connections is no array")?;
             let others = listed.iter().filter(|connection| {
                 let name = connection["user_provided_name"].as_str().unwrap_or_default();
