@@ -13,7 +13,7 @@ mod console;
 mod conversation;
 mod dead_letters;
 pub(crate) mod drain;
-mod duplicates;
+pub(crate) mod duplicates;
 mod examples;
 pub(crate) mod haproxy;
 mod kit;

@@ -9,7 +9,9 @@
 //! written: [`row`].
 
 mod backlog;
+mod bad_clients;
 mod broker;
+mod clients;
 mod configuration;
 mod deploy;
 mod document;
@@ -18,8 +20,10 @@ mod ledger;
 mod load;
 mod login;
 mod publishers;
+mod raw;
 mod record;
 mod report;
+mod resources;
 mod restarts;
 mod row;
 mod scene;

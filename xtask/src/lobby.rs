@@ -9,6 +9,7 @@
 
 mod log_book;
 mod metrics;
+mod running;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use log_book::{LogBook, Record};
 pub(crate) use metrics::Metrics;
+pub(crate) use running::Running;
 
 use crate::client::Transport;
 use crate::{PATIENCE, http};
@@ -32,13 +34,14 @@ use crate::{PATIENCE, http};
 const POLL: Duration = Duration::from_millis(25);
 
 /// How a lobby is to be started.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Setup {
     binary: PathBuf,
     directory: PathBuf,
     environment: BTreeMap<String, String>,
     arguments: Vec<String>,
     input: Option<Vec<u8>>,
+    unheard: bool,
 }
 
 /// A process that ended by itself.
@@ -52,7 +55,7 @@ pub(crate) struct Finished {
 impl Setup {
     /// `binary`, run in `directory`, with nothing configured.
     pub(crate) fn new(binary: PathBuf, directory: PathBuf) -> Self {
-        Self { binary, directory, environment: BTreeMap::new(), arguments: Vec::new(), input: None }
+        Self { binary, directory, ..Self::default() }
     }
 
     #[must_use]
@@ -82,6 +85,23 @@ impl Setup {
     #[must_use]
     pub(crate) fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.input = Some(input.into());
+        self
+    }
+
+    /// Runs it through a shell, for what a shell does to a process before it begins. In `script` the lobby is
+    /// `"$0"` and its arguments are `"$@"`.
+    #[must_use]
+    pub(crate) fn through_shell(mut self, script: &str) -> Self {
+        let lobby = std::mem::replace(&mut self.binary, PathBuf::from("/bin/sh"));
+        let before = ["-c".to_owned(), script.to_owned(), lobby.display().to_string()];
+        self.arguments.splice(..0, before);
+        self
+    }
+
+    /// Nobody reads its log: its listeners are where the settings say, which must name their ports.
+    #[must_use]
+    pub(crate) fn unheard(mut self) -> Self {
+        self.unheard = true;
         self
     }
 
@@ -171,10 +191,14 @@ impl Setup {
             ("LOBBY_LISTEN__WEBSOCKET", "websocket"),
             ("LOBBY_LISTEN__ADMIN", "admin"),
         ] {
-            if self.value(key) == Some("off") {
+            let told = self.value(key).unwrap_or_default();
+            if told == "off" {
                 continue;
             }
-            let address = lobby.listening(listener).await?;
+            let address = match self.unheard {
+                true => lobby.answers_at(told).await?,
+                false => lobby.listening(listener).await?,
+            };
             match listener {
                 "tcp" => lobby.tcp = Some(address),
                 "websocket" => lobby.websocket = Some(address),
@@ -182,35 +206,6 @@ impl Setup {
             }
         }
         Ok(lobby)
-    }
-}
-
-/// A command that runs until it is told to end. Dropping it kills it.
-#[derive(Debug)]
-pub(crate) struct Running {
-    child: Child,
-    /// Standard output.
-    pub(crate) said: LogBook,
-    /// Standard error.
-    pub(crate) told: LogBook,
-}
-
-impl Running {
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) async fn terminate(self) -> anyhow::Result<ExitStatus> {
-        let pid = self.child.id().context("the command has ended already")?;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("process id 0")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("send SIGTERM")?;
-        self.exited().await
-    }
-
-    /// Waits for the command to end by itself.
-    pub(crate) async fn exited(mut self) -> anyhow::Result<ExitStatus> {
-        let exit = timeout(PATIENCE, self.child.wait()).await;
-        let status = exit.with_context(|| format!("the command did not end in {PATIENCE:?}"))?;
-        self.said.complete().await;
-        self.told.complete().await;
-        status.context("wait for the command")
     }
 }
 
@@ -364,6 +359,18 @@ impl Lobby {
             None => Ok(()),
             Some(status) => bail!("the lobby exited with {status}"),
         }
+    }
+
+    /// Waits until somebody listens at the address that the settings name.
+    async fn answers_at(&mut self, told: &str) -> anyhow::Result<SocketAddr> {
+        let address: SocketAddr = told.parse().with_context(|| format!("the address `{told}`"))?;
+        let start = Instant::now();
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            self.still_running().with_context(|| format!("before {address} was up"))?;
+            ensure!(start.elapsed() < PATIENCE, "nobody listens at {address}");
+            sleep(POLL).await;
+        }
+        Ok(address)
     }
 
     /// The address in the log line `listening` of this listener.

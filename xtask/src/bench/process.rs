@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 /// Totals since the process began.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// Nanoseconds of CPU by thread name, numbers cut off: `shard-0` and `shard-1` are one `shard`.
     pub(super) threads: BTreeMap<String, u64>,
     /// User and system time in ticks.
@@ -23,7 +23,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let process = format!("/proc/{pid}");
         let (user_ticks, system_ticks) = ticks(Path::new(&process))?;
         let mut usage = Self { user_ticks, system_ticks, ..Self::default() };
@@ -42,7 +42,7 @@ impl Usage {
     }
 
     /// Nanoseconds of CPU of all threads.
-    pub(super) fn cpu(&self) -> u64 {
+    pub(crate) fn cpu(&self) -> u64 {
         self.threads.values().sum()
     }
 
@@ -52,7 +52,7 @@ impl Usage {
     }
 
     /// What was used since `before`; memory as it is now.
-    pub(super) fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         let threads =
             self.threads.iter().map(|(name, cpu)| (name.clone(), cpu.saturating_sub(before.thread(name))));
         Self {

@@ -7,9 +7,11 @@ use super::addressing::received;
 use super::notifier::numbered;
 use super::stage::{SECRET, Stage};
 use crate::client::{Client, Event, Line, Transport};
+use crate::lobby::Lobby;
 use crate::token;
 
-const CROWD: usize = 100;
+/// Logins at once.
+pub(crate) const CROWD: usize = 100;
 const KICK: &str = "You have been signed out because you signed in elsewhere.";
 
 /// Under `replace` the newer login wins: the older one gets FAF's notice, then `closing` 4501.
@@ -79,11 +81,17 @@ pub(super) async fn reject(stage: &Stage) -> anyhow::Result<()> {
 /// A hundred logins of one user at once: all are welcomed, exactly one remains, and it gets its messages once.
 pub(super) async fn hundred_logins(stage: &Stage) -> anyhow::Result<()> {
     let lobby = stage.lobby().await?;
+    one_winner(stage, &lobby).await?;
+    stage.leaves_nothing(lobby).await
+}
+
+/// The same on a lobby without sessions; the winner leaves.
+pub(crate) async fn one_winner(stage: &Stage, lobby: &Lobby) -> anyhow::Result<()> {
     let token = token::valid(SECRET, 42)?;
     let mut strangers = Vec::new();
     for number in 0..CROWD {
         let transport = Transport::BOTH[number % 2];
-        strangers.push(stage.stranger(&lobby, transport).await?.named(format_args!("login {number}")));
+        strangers.push(stage.stranger(lobby, transport).await?.named(format_args!("login {number}")));
     }
     let mut logins = JoinSet::new();
     for mut client in strangers {
@@ -114,8 +122,7 @@ pub(super) async fn hundred_logins(stage: &Stage) -> anyhow::Result<()> {
     ensure!(survivors[0].1 == wanted, "the survivor got {:?}", survivors[0].1);
     let metrics = lobby.metrics().await?;
     ensure!(metrics.count("lobby_sessions", &[]) == 1, "not one session is counted:\n{metrics}");
-    drop(survivors);
-    stage.leaves_nothing(lobby).await
+    Ok(())
 }
 
 /// The survivor and what it got before the sentinel; `None` for one that was replaced, as the protocol wants it.

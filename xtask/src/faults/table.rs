@@ -3,7 +3,9 @@
 use anyhow::bail;
 
 use super::row::{Form, Row, order};
-use super::{broker, configuration, deploy, load, login, publishers, restarts};
+use super::{
+    bad_clients, broker, clients, configuration, deploy, load, login, publishers, resources, restarts,
+};
 
 /// A row whose long form takes longer than this runs short, unless `--long` is given.
 const LONG_AT_MOST: u64 = 300;
@@ -12,9 +14,12 @@ const LONG_AT_MOST: u64 = 300;
 const GROUPS: &[&[Row]] = &[
     broker::ROWS,
     restarts::ROWS,
+    clients::ROWS,
     publishers::ROWS,
+    bad_clients::ROWS,
     login::ROWS,
     load::ROWS,
+    resources::ROWS,
     deploy::ROWS,
     configuration::ROWS,
 ];

@@ -102,7 +102,6 @@ impl Proxy {
     }
 
     /// Listens in front of anything else.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for rows about clients"))]
     pub(crate) async fn in_front_of(target: SocketAddr) -> anyhow::Result<Self> {
         Self::listen(target.to_string(), true, false).await
     }
