@@ -15,6 +15,7 @@ mod listener;
 mod logging;
 mod login;
 mod management;
+mod memory_limit;
 mod message_ids;
 mod metrics;
 mod proxies;
@@ -165,6 +166,7 @@ fn serve(loaded: Loaded, sources: Sources) -> Result<(), Failure> {
     }
     let mut loaded = loaded;
     file_limit::raise(&mut loaded.config.max_connections);
+    memory_limit::heed(&mut loaded.config.outbox_total);
     // One crypto library for all; an error only says that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -22,4 +22,4 @@ pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;
 pub use self_check::self_check;
 pub use settings::Config;
-pub use value::{Address, LogFormat, Secret, parse_duration, without_login};
+pub use value::{Address, ByteSize, LogFormat, Secret, parse_duration, without_login};

@@ -414,7 +414,7 @@ settings! {
         |c, t| c.max_per_user = whole(t, 1, 1000)?;
     sessions.outbox_bytes = "10MiB", "Bytes that may wait for one client; two of the largest messages should fit.",
         |c, t| c.outbox = ByteSize::at_least(t, 1024)?;
-    sessions.outbox_total_bytes = "256MiB", "Bytes of notifications that may wait for all clients together, each counted once; past it the slowest are closed with 4000.",
+    sessions.outbox_total_bytes = "256MiB", "Bytes of notifications that may wait for all clients together, each counted once; past it the slowest are closed with 4000. At most half of the memory that a container or `ulimit -d` allows.",
         |c, t| c.outbox_total = ByteSize::at_least(t, 1024)?;
     sessions.overflow = "disconnect", "When they are not enough: \"disconnect\" with 4000, or \"drop_oldest\".",
         |c, t| c.overflow = choice(t, &[("disconnect", OverflowPolicy::Disconnect), ("drop_oldest", OverflowPolicy::DropOldest)])?;
