@@ -149,7 +149,7 @@ fn print(text: &str) -> Result<(), Failure> {
     print_while_read(text).map(drop)
 }
 
-/// As [`print`], for a command that ends only by hand: false when nobody reads its output any more.
+/// As [`print()`], for a command that ends only by hand: false when nobody reads its output any more.
 fn print_while_read(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -3,7 +3,7 @@
 //! # How a row is written
 //! Each group is a file with its `ROWS`; [`super::table`] lists the files. A row is a value and a function:
 //!
-//! ```ignore
+//! ```text
 //! pub(super) const ROWS: &[Row] = &[Row {
 //!     id: "B2",                                   // as `--only` names it; `A1-A6` is one row for six
 //!     done: "the queue deleted under the consumer",
