@@ -174,7 +174,7 @@ pub(super) async fn check(stage: &Stage) -> anyhow::Result<()> {
     finds(&limited, &["permission_missing"]).await?;
     let permissions = format!("/permissions/{vhost}/{user}");
     management.put(&permissions, &json!({"configure": ".*", "write": "^other$", "read": ".*"})).await?;
-    let findings = finds(&limited, &["permission_missing"; 4]).await?;
+    let findings = finds(&limited, &["permission_missing"; 5]).await?;
     ensure!(
         findings.iter().any(|f| f["text"].as_str().is_some_and(|t| t.contains("may not write queue"))),
         "{findings:?}"
