@@ -111,6 +111,9 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
     if chosen.iter().any(|scenario| scenario.needs_node()) {
         tokio::spawn(crate::node::environment());
     }
+    if chosen.iter().any(|scenario| scenario.needs_java()) {
+        tokio::spawn(crate::java::environment());
+    }
     let mut told = |step: &str| eprintln!("{step}");
     let broker = Broker::start(&BrokerOptions::from_env(false)?, &mut told).await;
     let broker = broker.context("start RabbitMQ for the end-to-end tests")?;
@@ -145,6 +148,9 @@ async fn perform(
             }
             if scenario.needs_node() {
                 let _ = crate::node::environment().await;
+            }
+            if scenario.needs_java() {
+                let _ = crate::java::environment().await;
             }
             let _slot = slots.acquire_owned().await;
             run_one(scenario, &broker, lobby).await

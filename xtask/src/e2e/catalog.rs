@@ -38,6 +38,11 @@ impl Scenario {
     pub(super) fn needs_node(&self) -> bool {
         self.name.starts_with("typescript-")
     }
+
+    /// Whether it runs compiled Java.
+    pub(super) fn needs_java(&self) -> bool {
+        self.name.starts_with("java-")
+    }
 }
 
 impl std::fmt::Debug for Scenario {
@@ -145,6 +150,7 @@ scenarios! {
     "python-kit-pika" SideBySide kit::python_pika,
     "python-kit-aio-pika" SideBySide kit::python_aio_pika,
     "typescript-kit" SideBySide kit::typescript,
+    "java-kit" SideBySide kit::java,
     "refused-by-broker" SideBySide broker_login::refused_by_broker,
     "broker-startup-timeout" SideBySide broker_login::startup_timeout,
     "token-renewed" SideBySide broker_login::token_renewed,

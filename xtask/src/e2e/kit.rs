@@ -15,7 +15,7 @@ use notify_protocol::NOTIFY_ROUTING_KEY;
 use tokio::time::{Instant, sleep};
 
 use self::call::{Call, Wanted};
-use self::language::{Language, PYTHON, TYPESCRIPT};
+use self::language::{JAVA, Language, PYTHON, TYPESCRIPT};
 use self::program::Program;
 use super::stage::Stage;
 use super::vectors;
@@ -23,7 +23,7 @@ use crate::PATIENCE;
 use crate::amqp_wire::{Connection, Got, WrittenProperties};
 use crate::client::{Client, Line, Transport};
 use crate::environment::Environment;
-use crate::{node, python};
+use crate::{java, node, python};
 
 const POLL: std::time::Duration = std::time::Duration::from_millis(10);
 /// Somebody nothing is addressed to.
@@ -44,6 +44,11 @@ pub(super) async fn python_aio_pika(stage: &Stage) -> anyhow::Result<()> {
 /// `publishers/typescript/notify.ts`.
 pub(super) async fn typescript(stage: &Stage) -> anyhow::Result<()> {
     scene(stage, &TYPESCRIPT, node::environment().await?, "notify").await
+}
+
+/// `publishers/java/Notify.java`.
+pub(super) async fn java(stage: &Stage) -> anyhow::Result<()> {
+    scene(stage, &JAVA, java::environment().await?, "Notify").await
 }
 
 async fn scene(
@@ -113,7 +118,7 @@ async fn scene(
 
 /// Without a lobby nobody hears: first there is no exchange, then nothing is bound to it.
 async fn nobody_there(stage: &Stage, language: &Language, mut program: Program) -> anyhow::Result<()> {
-    let call = language.broadcast("{}");
+    let call = language.broadcast(language.one_of("{}", "{}", "Map.of()"));
     let missing = program.publish(&call).await?;
     ensure!(missing.starts_with("Unroutable: ") && missing.contains("not exist"), "no exchange: {missing}");
     Connection::open(stage.url()).await?.declare_exchange(stage.exchange()).await?;
@@ -201,6 +206,7 @@ mod tests {
             include_str!("../../../publishers/python/notify_pika.py"),
             include_str!("../../../publishers/python/notify_aio_pika.py"),
             include_str!("../../../publishers/typescript/notify.ts"),
+            include_str!("../../../publishers/java/Notify.java"),
         ] {
             for name in [
                 format!("EXCHANGE = \"{DEFAULT_EXCHANGE}\""),

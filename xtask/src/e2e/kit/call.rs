@@ -8,6 +8,9 @@ use super::language::Language;
 use super::mistakes;
 use crate::e2e::vectors::Case;
 
+/// How Java's compiler says that a value is not of the type.
+const MISMATCHES: [&str; 2] = ["no suitable method found", "incompatible types"];
+
 /// What has to become of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -51,8 +54,12 @@ impl Call {
             return Ok(true);
         };
         let refused = answer.starts_with("InvalidNotification: ") || answer.starts_with("TypeError: ");
+        // A compiler that refuses a vector's value does it in its own words; a mistake names them.
+        let uncompiled = answer.starts_with("DoesNotCompile: ")
+            && (answer.contains(why)
+                || !self.is_mistake && MISMATCHES.iter().any(|words| answer.contains(words)));
         ensure!(
-            refused && answer.contains(why),
+            refused && answer.contains(why) || uncompiled,
             "{}: wanted a refusal with `{why}`, got {answer}",
             self.name
         );
@@ -111,7 +118,9 @@ fn from_vector(language: &Language, vector: &Case) -> anyhow::Result<Option<Call
     } else if matches!(vector.expect.reason.as_deref(), Some("non_json" | "not_object")) {
         Wanted::Refused("body")
     } else if nesting(&body) > language.nesting {
-        Wanted::Refused("nested deeper")
+        Wanted::Refused("nest")
+    } else if longest_number(&body) > language.number_length {
+        Wanted::Refused("Number length")
     } else {
         wanted
     };
@@ -145,6 +154,26 @@ fn header_call(language: &Language, header: &Value, raw: &str) -> Option<(String
     }
 }
 
+/// Characters of the longest number; what stands in strings does not count.
+fn longest_number(json: &[u8]) -> usize {
+    let (mut length, mut longest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E' if !in_string => {
+                length += 1;
+                longest = longest.max(length);
+                continue;
+            }
+            _ => {}
+        }
+        length = 0;
+    }
+    longest
+}
+
 /// How deep containers stand in one another, at most; what stands in strings does not count.
 fn nesting(json: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
@@ -166,14 +195,14 @@ fn nesting(json: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::language::{PYTHON, TYPESCRIPT};
+    use super::super::language::{JAVA, PYTHON, TYPESCRIPT};
     use super::*;
     use crate::e2e::vectors;
 
     #[test]
     fn most_vectors_can_be_said_and_all_kinds_of_ends_are_among_them() {
         let vectors = vectors::cases().unwrap();
-        for language in [&PYTHON, &TYPESCRIPT] {
+        for language in [&PYTHON, &TYPESCRIPT, &JAVA] {
             let calls = all(language, &vectors).unwrap();
             let count = |wanted: fn(&Call) -> bool| calls.iter().filter(|call| wanted(call)).count();
             assert!(count(|call| !call.is_mistake) > 150, "{} of {}", calls.len(), vectors.len());
@@ -196,10 +225,17 @@ mod tests {
         assert!(call(Wanted::Refused("user id")).judge("InvalidNotification: body").is_err());
         assert!(call(Wanted::Refused("user id")).judge("sent 1").is_err());
         assert!(call(Wanted::Refused("user id")).judge("Unroutable: user id").is_err());
+        assert!(!call(Wanted::Refused("no suitable")).judge("DoesNotCompile: no suitable method").unwrap());
+        assert!(call(Wanted::Refused("user id")).judge("DoesNotCompile: no suitable method found").is_err());
     }
 
     #[test]
     fn brackets_in_strings_do_not_nest() {
         assert_eq!(nesting(br#"{"a":[[{}],"[[[[\"[["]}"#), 4);
+    }
+
+    #[test]
+    fn digits_in_strings_are_no_number() {
+        assert_eq!(longest_number(br#"{"12345678":[1,-2.5e9],"a":"1234567\"8"}"#), 6);
     }
 }

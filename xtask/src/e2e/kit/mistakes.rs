@@ -1,6 +1,6 @@
 //! What goes wrong in silence without a publisher that checks: each mistake in each language, and what the error must name.
 
-use super::language::Language;
+use super::language::{Language, Tongue};
 
 /// What the mistake is, in Python, in TypeScript (compiled away or not, it is tried at run time), what the error names.
 /// An empty text: the language has no such mistake.
@@ -205,10 +205,90 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
+/// In Java, which its compiler refuses or the publisher: what the mistake is, the expression, what the error names.
+const IN_JAVA: &[(&str, &str, &str)] = &[
+    ("text with a blank before", r#"toUser(" 42", Map.of())"#, "no suitable method"),
+    ("digits as text", r#"toUser("42", Map.of())"#, "no suitable method"),
+    ("bytes", "toUser(new byte[] {52, 50}, Map.of())", "no suitable method"),
+    ("a float", "toUser(3.7, Map.of())", "no suitable method"),
+    ("a float that is whole", "toUser(42.0f, Map.of())", "no suitable method"),
+    ("not a number", "toUser(Double.NaN, Map.of())", "no suitable method"),
+    ("a decimal", r#"toUser(new BigDecimal("42"), Map.of())"#, "no suitable method"),
+    ("a big integer", "toUser(BigInteger.ONE, Map.of())", "no suitable method"),
+    ("true", "toUser(true, Map.of())", "no suitable method"),
+    ("a list", "toUser(List.of(42), Map.of())", "no suitable method"),
+    ("nothing", "toUser(null, Map.of())", "reaches everyone"),
+    (
+        "an id that a map does not have",
+        r#"toUser(Map.<String, Long>of().get("id"), Map.of())"#,
+        "reaches everyone",
+    ),
+    ("beyond 64 bits", "toUser(9223372036854775808L, Map.of())", "integer number too large"),
+    ("the user forgotten", r#"toUser(Map.of("command", "x"))"#, "no suitable method"),
+    ("a broadcast to a user", "broadcast(Map.of(), 42)", "cannot be applied"),
+    ("a user as an option", "broadcast(Map.of()).userId(42)", "cannot find symbol"),
+    ("the header among one's own", r#"broadcast(Map.of()).header("user-id", 42)"#, "address a player"),
+    ("the header in another spelling", r#"broadcast(Map.of()).header("User_Id", 42)"#, "address a player"),
+    ("a header that routes copies", r#"broadcast(Map.of()).header("CC", "x")"#, "means something"),
+    ("a header of nothing", r#"broadcast(Map.of()).header("x", null)"#, "header x is"),
+    ("a float in a header", r#"broadcast(Map.of()).header("x", 0.5)"#, "no suitable method"),
+    ("a long header name", r#"broadcast(Map.of()).header("x".repeat(256), 1)"#, "1 to 255"),
+    ("headers over the limit", r#"broadcast(Map.of()).header("x", "x".repeat(65_536))"#, "limit"),
+    ("no channel", "toChannel(null, Map.of())", "channel is"),
+    ("a number for a channel", "toChannel(7, Map.of())", "incompatible types"),
+    ("half a character in a channel", r#"toChannel("" + (char) 0xd800, Map.of())"#, "channel"),
+    ("no body", "toUser(42, null)", "body is"),
+    ("the body forgotten", "toUser(42)", "no suitable method"),
+    ("a list for a body", "toUser(42, List.of(1, 2))", "body is"),
+    ("text for a body", r#"toUser(42, "{\"a\": 1}")"#, "body is"),
+    ("bytes for a body", r#"toUser(42, "{}".getBytes())"#, "body is"),
+    ("a number for a body", "toUser(42, 7)", "body is"),
+    ("a date for a body", "toUser(42, new Date(0))", "body is"),
+    ("NaN in a body", r#"toUser(42, Map.of("x", List.of(Double.NaN)))"#, "body"),
+    ("infinity in a body", r#"toUser(42, Map.of("x", Map.of("y", Float.NEGATIVE_INFINITY)))"#, "body"),
+    ("an object without fields in a body", r#"toUser(42, Map.of("x", new Object()))"#, "body"),
+    ("half a character in a body", r#"toUser(42, Map.of("x", "" + (char) 0xd800))"#, "body"),
+    (
+        "a body that holds itself",
+        r#"toUser(42, new HashMap<String, Object>() {{ put("d", this); }})"#,
+        "body",
+    ),
+    ("a body over the limit", r#"toUser(42, Map.of("x", "x".repeat(4_259_840)))"#, "limit"),
+    ("raw text that is no JSON", r#"toUser(42, new RawJson("{'a': 1}"))"#, "JSON"),
+    ("raw NaN", r#"toUser(42, new RawJson("{\"a\": NaN}"))"#, "JSON"),
+    ("a raw list", r#"toUser(42, new RawJson("[]"))"#, "JSON"),
+    ("two raw objects", r#"toUser(42, new RawJson("{} {}"))"#, "JSON"),
+    ("raw bytes that are no UTF-8", "toUser(42, new RawJson(new byte[] {0x7b, (byte) 0xff, 0x7d}))", "JSON"),
+    ("no time to live", "broadcast(Map.of()).expiresIn(Duration.ZERO)", "expiry is"),
+    ("fifty days to live", "broadcast(Map.of()).expiresIn(Duration.ofDays(50))", "expiry is"),
+    (
+        "endless time to live",
+        "broadcast(Map.of()).expiresIn(Duration.ofSeconds(Long.MAX_VALUE))",
+        "expiry is",
+    ),
+    ("priority 256", "broadcast(Map.of()).priority(256)", "priority is"),
+    ("priority true", "broadcast(Map.of()).priority(true)", "incompatible types"),
+    (
+        "a timestamp in milliseconds",
+        "broadcast(Map.of()).timestamp(Instant.ofEpochSecond(1_700_000_000_000L))",
+        "timestamp is",
+    ),
+    ("a long message id", r#"broadcast(Map.of()).messageId("é".repeat(128))"#, "255 bytes"),
+    ("a message id of no text", "broadcast(Map.of()).messageId(7)", "incompatible types"),
+    ("a broken trace context", r#"broadcast(Map.of()).traceparent("00-1-2-3")"#, "traceparent is"),
+    ("a notification by hand", "new Notification(Map.of(), new byte[0])", "private access"),
+    ("no notification at all", r#"Map.of("user-id", 42)"#, "incompatible types"),
+    ("nothing to publish", "null", "publish got"),
+];
+
 /// Those that the language has: name, expression, what the error names.
 pub(super) fn of(language: &Language) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    let mistakes = MISTAKES
-        .iter()
-        .map(|(name, python, typescript, why)| (*name, language.one_of(python, typescript), *why));
-    mistakes.filter(|(_, expression, _)| !expression.is_empty())
+    let tongue = language.tongue;
+    let columns = MISTAKES.iter().filter_map(move |(name, python, typescript, why)| match tongue {
+        Tongue::Python => Some((*name, *python, *why)),
+        Tongue::TypeScript => Some((*name, *typescript, *why)),
+        Tongue::Java => None,
+    });
+    let java = IN_JAVA.iter().copied().filter(move |_| tongue == Tongue::Java);
+    columns.chain(java).filter(|(_, expression, _)| !expression.is_empty())
 }

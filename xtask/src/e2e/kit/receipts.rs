@@ -1,10 +1,10 @@
-//! A publisher's receipts, and headers of one's own.
+//! Headers of one's own, and a publisher's receipts where it has them.
 
 use anyhow::{Context as _, ensure};
 use notify_protocol::{RECEIPT_HEADER, Receipt, ReceiptOutcome};
 use serde_json::Value;
 
-use super::language::Language;
+use super::language::{Language, Tongue};
 use super::program::Program;
 use super::{BYSTANDER, INTEGERS, overheard};
 use crate::amqp_wire::{Connection, Got, WrittenProperties};
@@ -26,6 +26,7 @@ pub(super) async fn told(
     let headers = language.one_of(
         r#"to_user(7, {}, headers={"x-operator": "ops", "x-count": 70_000, "x-flag": True})"#,
         r#"toUser(7, {}, { headers: { "x-operator": "ops", "x-count": 70_000, "x-flag": true } })"#,
+        r#"toUser(7, Map.of()).header("x-operator", "ops").header("x-count", 70_000).header("x-flag", true)"#,
     );
     let answer = program.publish(headers).await?;
     ensure!(answer.starts_with("sent "), "{answer}");
@@ -39,12 +40,14 @@ pub(super) async fn told(
 
     let asking = |user: i64, python: &str, typescript: &str| {
         let message = language.to_user(&user.to_string(), "{}");
-        if language.one_of("python", "typescript") == "python" {
-            format!("asking({message}{python})")
-        } else {
-            format!("asking({message}, {{{typescript}}})")
+        match language.tongue {
+            Tongue::Python => format!("asking({message}{python})"),
+            Tongue::TypeScript | Tongue::Java => format!("asking({message}, {{{typescript}}})"),
         }
     };
+    if language.tongue == Tongue::Java {
+        return Ok(()); // it asks for none
+    }
     // One user's lobby answers; the default waits for it and no longer.
     let (id, receipts) = ask(program, &asking(BYSTANDER, ", wait=60", "wait: 60")).await?;
     let got = overheard(ear, queue).await?;
