@@ -24,6 +24,10 @@ const GROWTH: f64 = 24.0 * MIB;
 /// Descriptors may differ so much between the halves' means: churn is never the same.
 const UNSTEADY: f64 = 5.0;
 const OUTBOX: usize = 1 << 20;
+/// Messages a second while the broker is there. It is away for about a tenth of the hour, and the mean shall be 1,000.
+const OFFERED: u64 = 1_150;
+/// The mean of the long form, at least.
+const MEAN: f64 = 1_000.0;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub(super) async fn soaked(scene: &Scene) -> anyhow::Result<()> {
     let (proxy, setup) = scene.proxied(true).await?;
     let setup = setup.set("LOBBY_SESSIONS__OUTBOX_BYTES", OUTBOX.to_string());
     let mut lobby = scene.start(&setup).await?;
-    let mut traffic = Traffic::start(scene, &lobby, 1_000).await?;
+    let mut traffic = Traffic::start(scene, &lobby, OFFERED).await?;
     let mut churn = Churn::start(&lobby)?;
     let gauge = Gauge::start(&lobby, scene.pick(false, true), traffic.counter(), churn.counter())?;
     let mut random = fastrand::Rng::new();
@@ -83,6 +87,8 @@ pub(super) async fn soaked(scene: &Scene) -> anyhow::Result<()> {
     ));
     scene.count(&tally, tally.unmarked(&proxy.marks()))?;
     judge(scene, &samples)?;
+    let rate = tally.confirmed as f64 / seconds;
+    ensure!(scene.pick(true, false) || rate >= MEAN, "{rate:.0} messages/s were confirmed, not {MEAN}");
     scene.leaves_nothing(lobby).await
 }
 
