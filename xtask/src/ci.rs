@@ -50,6 +50,7 @@ pub(crate) async fn ci() -> anyhow::Result<()> {
     run.documents().await?;
     run.broker_tests().await?;
     run.end_to_end_tests().await?;
+    run.cargo("faults, in their short form", &["xtask", "faults", "--quick"]).await?;
     run.show();
     Ok(())
 }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Rows with a virtual host of their own run side by side on one broker. Meanwhile those that stop, hang or alarm a
-//! broker run one after the other on a second. At last come those that need the machine to themselves. How a row is
-//! written: [`row`].
+//! broker run one after the other on a second. At last come those that need the machine to themselves, and in a quick run
+//! those that failed beside others, once more. How a row is written: [`row`].
 
 mod backlog;
 mod bad_clients;
@@ -187,16 +187,39 @@ impl Company {
             }
         };
         let mut all = std::pin::pin!(all);
+        let mut late = Vec::new();
+        let mut seen = |(record, log): Ended| {
+            if options.quick && record.excusable() {
+                late.push(record);
+                return Ok(());
+            }
+            show((record, log), options, report)
+        };
         loop {
             tokio::select! {
-                Some(row) = ending.recv() => show(row, options, report)?,
+                Some(row) = ending.recv() => seen(row)?,
                 () = &mut all => break,
             }
         }
         while let Ok(row) = ending.try_recv() {
-            show(row, options, report)?;
+            seen(row)?;
+        }
+        for record in late {
+            show(self.again(&record, chosen).await?, options, report)?;
         }
         Ok(())
+    }
+
+    /// Runs a row of a quick run once more, alone; its first failure is told with what comes of it.
+    async fn again(&self, failed: &Record, chosen: &[(&'static Row, Form)]) -> anyhow::Result<Ended> {
+        let why = format!("failed beside other rows: {}", failed.error.as_deref().unwrap_or_default());
+        eprintln!("{} {why}; once more, alone", failed.row);
+        let (row, form) =
+            chosen.iter().find(|(row, _)| row.id == failed.row).context("a row that was not chosen")?;
+        let broker = if row.sharing == Sharing::StopsBroker { &self.stopped } else { &self.shared };
+        let (mut record, log) = self.task(row, *form, broker.as_ref()).run().await;
+        record.figures.facts.insert(0, why);
+        Ok((record, log))
     }
 
     fn task(&self, row: &'static Row, form: Form, broker: Option<&Arc<Broker>>) -> Task {

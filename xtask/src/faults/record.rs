@@ -39,6 +39,13 @@ impl Record {
             (false, None) => "FAILED",
         }
     }
+
+    /// Whether it may have failed because the machine was busy with other rows: it was too late, or too slow. A message
+    /// that is lost or misplaced, or a panic, has no excuse.
+    pub(super) fn excusable(&self) -> bool {
+        let panicked = self.error.as_ref().is_some_and(|error| error.contains("panicked"));
+        self.verdict() == "FAILED" && !self.figures.broken && !panicked
+    }
 }
 
 /// What the file holds; nothing when there is none.
@@ -106,6 +113,19 @@ mod tests {
         let seen: Vec<_> = all.iter().map(|r| (r.row.as_str(), r.form.as_str(), r.seconds)).collect();
         let want = [("B2", "long", 2.0), ("B2", "short", 1.0), ("B10", "long", 1.0), ("C1", "short", 2.0)];
         assert_eq!(seen, want);
+    }
+
+    #[test]
+    fn lateness_may_be_excused_and_a_loss_or_a_panic_never() {
+        let failed = |error: &str, broken| {
+            let mut record = example("B2", "short", 1.0);
+            (record.passed, record.error, record.figures.broken) = (false, Some(error.to_owned()), broken);
+            record.excusable()
+        };
+        assert!(failed("recovered after 3 s, limit 2 s", false));
+        assert!(!failed("player 1: 3 lost", true));
+        assert!(!failed("a lobby panicked: at main.rs:1", false));
+        assert!(!example("B2", "short", 1.0).excusable());
     }
 
     #[test]

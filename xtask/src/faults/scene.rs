@@ -108,6 +108,7 @@ impl Scene {
     /// Something was lost, out of order or for somebody else, or came twice without the flag.
     pub(super) fn count(&self, tally: &Tally, unmarked: u64) -> anyhow::Result<()> {
         self.count_after_kill(tally, unmarked)?;
+        self.counted().figures.broken |= unmarked > 0;
         ensure!(unmarked == 0, "{unmarked} duplicates came without the redelivered flag");
         Ok(())
     }
