@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 /// Cargo as it called us.
 pub(crate) fn cargo() -> Command {
@@ -14,6 +15,21 @@ pub(crate) fn cargo() -> Command {
 /// The lobby.
 pub(crate) async fn lobby() -> anyhow::Result<PathBuf> {
     executable(&["--workspace", "--bin", "lobby"]).await
+}
+
+/// The lobby with OpenTelemetry, as a file of its own. Cargo calls both lobbies the same, so this one must be there before
+/// the other is built, and run.
+pub(crate) async fn lobby_with_otel() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    let built = BUILT.get_or_try_init(|| async {
+        let lobby = executable(&["--workspace", "--bin", "lobby", "--features", "lobby-bin/otel"]).await?;
+        let (copy, new) = (lobby.with_file_name("lobby-otel"), lobby.with_file_name("lobby-otel.new"));
+        std::fs::copy(&lobby, &new).with_context(|| format!("copy {}", lobby.display()))?;
+        // What runs cannot be written to, but renamed over.
+        std::fs::rename(&new, &copy).with_context(|| format!("rename {}", new.display()))?;
+        anyhow::Ok(copy)
+    });
+    Ok(built.await?.clone())
 }
 
 /// A program as it is released, for who measures it.

@@ -77,7 +77,10 @@ impl Run {
         command.args(["test", "--workspace", "--locked"]).env("AMQP_URL", "amqp://no-broker.invalid");
         self.command("unit and doc tests, without a broker", command).await?;
         let ring = ["test", "--package", "lobby-sessions", "--features", "io-uring", "--tests", "--locked"];
-        self.cargo("sessions through io_uring", &ring).await
+        self.cargo("sessions through io_uring", &ring).await?;
+        let spans =
+            ["test", "--workspace", "--features", "lobby-bin/otel", "--bin", "lobby", "--locked", "otel"];
+        self.cargo("the lobby with OpenTelemetry", &spans).await
     }
 
     async fn documents(&mut self) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ mod kit;
 mod limits;
 pub(crate) mod logins;
 mod monitoring;
+mod otel;
 pub(crate) mod outage;
 mod publish_command;
 mod publishers;
@@ -99,6 +100,9 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut chosen = choose(&options.only)?;
+    if chosen.iter().any(|scenario| scenario.needs_otel()) {
+        crate::build::lobby_with_otel().await?;
+    }
     let lobby = match &options.lobby {
         Some(path) => path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?,
         None => crate::build::lobby().await?,

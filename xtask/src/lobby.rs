@@ -58,6 +58,13 @@ impl Setup {
         Self { binary, directory, ..Self::default() }
     }
 
+    /// Another program than the stage's.
+    #[must_use]
+    pub(crate) fn program(mut self, binary: PathBuf) -> Self {
+        self.binary = binary;
+        self
+    }
+
     #[must_use]
     pub(crate) fn set(mut self, key: &str, value: impl Into<String>) -> Self {
         self.environment.insert(key.to_owned(), value.into());

@@ -40,6 +40,7 @@ use crate::{
     logging::LogControl,
     login::{self, LoginDesk},
     metrics::Figures,
+    otel::{SpanDesk, Spans},
     proxies::Proxies,
     readiness::Readiness,
     receipts::{self, ReceiptCounts, ReceiptDesk},
@@ -158,6 +159,7 @@ struct App {
     consumer: ConsumerHandle,
     dead_letters: Option<DeadLettersHandle>,
     receipts: Receipts,
+    spans: Spans,
     readiness: Readiness,
     handshakes: TaskTracker,
     /// Cancelled when no more connections are accepted.
@@ -185,7 +187,8 @@ impl App {
         let (letters, dead_letters) =
             dead_letters(&config)?.map(|config| DeadLetters::start(config, &Handle::current())).unzip();
         let (receipts, desk) = Receipts::start(&config)?;
-        let consumer = start_consumer(&config, &sessions, &outcomes, &trace, letters, desk)?;
+        let (spans, span_desk) = Spans::start(&config)?;
+        let consumer = start_consumer(&config, &sessions, &outcomes, &trace, letters, desk, span_desk)?;
         let readiness = Readiness::new(consumer.status(), consumer.self_check());
 
         let gate = Arc::new(Gate {
@@ -218,6 +221,7 @@ impl App {
             self_check: consumer.self_check(),
             gate: Arc::clone(&gate),
             receipts: Arc::clone(&receipts.counts),
+            spans: spans.counts(),
             readiness: readiness.clone(),
         };
         let port = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.port());
@@ -244,6 +248,7 @@ impl App {
             consumer,
             dead_letters,
             receipts,
+            spans,
             readiness,
             handshakes: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
@@ -359,6 +364,7 @@ fn start_consumer(
     trace: &Arc<Trace>,
     dead_letters: Option<DeadLetters>,
     receipts: Option<ReceiptDesk>,
+    spans: Option<SpanDesk>,
 ) -> Result<ConsumerHandle, Failure> {
     let topology = topology(config)?;
     let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
@@ -373,7 +379,8 @@ fn start_consumer(
     consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
     let (counts, trace) = (Arc::clone(outcomes), Arc::clone(trace));
-    let dispatcher = Dispatcher::new(Arc::clone(sessions), limits, counts, trace, dead_letters, receipts);
+    let dispatcher =
+        Dispatcher::new(Arc::clone(sessions), limits, counts, trace, dead_letters, receipts, spans);
     Ok(Consumer::spawn(consumer, dispatcher).context("start the consumer's thread")?)
 }
 

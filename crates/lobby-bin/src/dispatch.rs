@@ -18,9 +18,10 @@ use tracing::{info, warn};
 
 use crate::{
     message_ids::MessageIds,
+    otel::{OpenSpan, SpanDesk},
     published::published_at,
     receipts::{Asked, ReceiptDesk},
-    trace::{Decided, Trace},
+    trace::{Decided, Trace, Verdict},
 };
 
 /// Log lines a second about messages that reach nobody.
@@ -38,6 +39,8 @@ pub struct Dispatcher {
     log_gate: LogGate,
     /// None where receipts are switched off.
     receipts: Option<ReceiptDesk>,
+    /// None where no collector is configured, or none can be.
+    spans: Option<SpanDesk>,
 }
 
 /// Deliveries by outcome; unicasts are counted by the shard that knows whether the user is there.
@@ -72,6 +75,7 @@ impl Dispatcher {
         trace: Arc<Trace>,
         dead_letters: Option<DeadLetters>,
         receipts: Option<ReceiptDesk>,
+        spans: Option<SpanDesk>,
     ) -> Self {
         let frame = sessions.config().frame;
         Self {
@@ -83,25 +87,23 @@ impl Dispatcher {
             dead_letters,
             log_gate: LogGate::new(LOG_LINES_PER_SECOND),
             receipts,
+            spans,
         }
     }
 
     /// Nobody gets it: it is counted, kept as a dead letter if that is configured, and told.
-    fn drop_message(
-        &mut self,
-        delivery: Delivery,
-        ticket: Ticket,
-        asked: Option<Asked>,
-        reason: &DropReason,
-    ) {
+    fn drop_message(&mut self, delivery: Delivery, ticket: Ticket, watch: Watch, reason: &DropReason) {
         self.counts.count_drop(reason);
         self.trace.record(&delivery, Decided::Dropped(reason));
-        if let Some(asked) = asked {
+        let detail = || reason.to_string();
+        if let Some(asked) = watch.asked {
             asked.dropped(reason.as_str());
+        }
+        if let Some(span) = watch.span {
+            span.dropped(Verdict::Dropped(reason.as_str()), &detail());
         }
         let told = self.log_gate.pass(delivery.received_at());
         let ids = told.map(|_| MessageIds::of(&delivery)).unwrap_or_default();
-        let detail = || reason.to_string();
         let handed_over = self
             .dead_letters
             .as_ref()
@@ -127,14 +129,11 @@ impl Dispatcher {
         body: &Body<'_>,
         (received_at, published_at): (Instant, Option<SystemTime>),
         serial: Option<u64>,
-        asked: Option<Asked>,
+        watch: Watch,
     ) -> Frame {
         let meter = self.burst.sessions().meter();
         let frame = Frame::notification(body, self.frame, received_at, meter, serial).published(published_at);
-        match asked {
-            Some(asked) => asked.of(frame),
-            None => frame,
-        }
+        watch.on(frame)
     }
 
     /// The receipt that the delivery asks for.
@@ -151,20 +150,51 @@ impl Dispatcher {
     }
 }
 
+/// Who wants to know what becomes of a message; nobody, for nearly all.
+struct Watch {
+    asked: Option<Asked>,
+    span: Option<OpenSpan>,
+}
+
+impl Watch {
+    fn dispatched(self, verdict: Verdict) -> Self {
+        Self { span: self.span.map(|span| span.dispatched(verdict)), ..self }
+    }
+
+    /// Has the frame tell them, once it is known whom it reached.
+    fn on(self, frame: Frame) -> Frame {
+        if self.asked.is_none() && self.span.is_none() {
+            return frame;
+        }
+        frame.reporting(move |reach, took| {
+            if let Some(asked) = self.asked {
+                asked.reached(reach, took);
+            }
+            if let Some(span) = self.span {
+                span.written(reach, took);
+            }
+        })
+    }
+}
+
 impl Dispatch for Dispatcher {
     fn dispatch(&mut self, delivery: Delivery, ticket: Ticket) {
         let received_at = delivery.received_at();
         let asked = self.asked(&delivery);
+        let span = self.spans.as_ref().and_then(|desk| desk.open(&delivery));
+        let watch = Watch { asked, span };
         let times = (received_at, published_at(delivery.timestamp(), delivery.message_id()));
         match decode(delivery.headers(), delivery.body(), &self.limits) {
             Ok(Decoded { address: Address::User(user), body }) => {
                 let serial = self.trace.record(&delivery, Decided::User(user));
-                self.burst.unicast(user, self.encode(&body, times, serial, asked), ticket);
+                let watch = watch.dispatched(Verdict::User(user));
+                self.burst.unicast(user, self.encode(&body, times, serial, watch), ticket);
             }
             Ok(Decoded { address: Address::Everyone, body }) => {
                 self.counts.broadcast.fetch_add(1, Relaxed);
                 let serial = self.trace.record(&delivery, Decided::Everyone);
-                self.burst.broadcast(&self.encode(&body, times, serial, asked), &ticket);
+                let watch = watch.dispatched(Verdict::Everyone);
+                self.burst.broadcast(&self.encode(&body, times, serial, watch), &ticket);
             }
             Ok(Decoded { address: Address::Channel(channel), .. }) => {
                 self.counts.channel_reserved.fetch_add(1, Relaxed);
@@ -174,11 +204,14 @@ impl Dispatch for Dispatcher {
                     info!(%channel, suppressed, message_id, correlation_id, traceparent,
                         "channels are reserved; sent to nobody");
                 }
-                if let Some(asked) = asked {
+                if let Some(asked) = watch.asked {
                     asked.dropped("channel_reserved");
                 }
+                if let Some(span) = watch.span {
+                    span.dropped(Verdict::Channel, "");
+                }
             }
-            Err(reason) => self.drop_message(delivery, ticket, asked, &reason),
+            Err(reason) => self.drop_message(delivery, ticket, watch, &reason),
         }
     }
 

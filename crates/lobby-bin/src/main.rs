@@ -18,6 +18,7 @@ mod management;
 mod memory_limit;
 mod message_ids;
 mod metrics;
+mod otel;
 mod proxies;
 mod published;
 mod readiness;

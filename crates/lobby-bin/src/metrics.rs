@@ -13,7 +13,9 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::{dispatch::Outcomes, handshake::Gate, readiness::Readiness, receipts::ReceiptCounts};
+use crate::{
+    dispatch::Outcomes, handshake::Gate, otel::SpanCounts, readiness::Readiness, receipts::ReceiptCounts,
+};
 
 /// Where the figures are.
 #[derive(Clone)]
@@ -27,6 +29,8 @@ pub struct Figures {
     pub self_check: Option<SelfCheck>,
     pub gate: Arc<Gate>,
     pub receipts: Arc<ReceiptCounts>,
+    /// Where spans are exported.
+    pub spans: Option<Arc<SpanCounts>>,
     pub readiness: Readiness,
 }
 
@@ -99,6 +103,7 @@ impl Collector for Figures {
         let mut page = Page(&mut encoder);
         self.deliveries(&mut page)?;
         self.receipts(&mut page)?;
+        self.spans(&mut page)?;
         self.connections(&mut page)?;
         self.clients(&mut page)?;
         self.broker(&mut page)?;
@@ -182,6 +187,21 @@ impl Figures {
         )?;
         let pending = counts.pending.load(Relaxed);
         page.gauge("receipts_pending", "Delivery receipts that wait to be sent", &[(&[], pending)])
+    }
+
+    fn spans(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
+        let Some(counts) = &self.spans else { return Ok(()) };
+        page.counter(
+            "spans",
+            "OpenTelemetry spans by what became of them; all but exported are lost",
+            &[
+                (&[("outcome", "exported")], counts.exported.load(Relaxed)),
+                (&[("outcome", "failed")], counts.failed.load(Relaxed)),
+                (&[("outcome", "queue_full")], counts.queue_full.load(Relaxed)),
+            ],
+        )?;
+        let pending = counts.pending.load(Relaxed);
+        page.gauge("spans_pending", "OpenTelemetry spans that wait to be exported", &[(&[], pending)])
     }
 
     fn connections(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::stream;
-use lobby_sessions::{Frame, LogGate, Reach};
+use lobby_sessions::{LogGate, Reach};
 use notify_amqp::{Delivery, PublishError, Publisher, Reply};
 use notify_protocol::{Receipt, ReceiptOutcome, ReceiptRefusal, ReceiptRequest, ReceiptScope};
 use tokio::{
@@ -113,9 +113,9 @@ impl ReceiptDesk {
 }
 
 impl Asked {
-    /// Has the frame answer, once it is known whom it reached.
-    pub fn of(self, frame: Frame) -> Frame {
-        frame.reporting(move |reach, took| self.answer(outcome(reach), None, reach, took))
+    /// Answers, as it is known whom the message reached.
+    pub fn reached(self, reach: Reach, took: Duration) {
+        self.answer(outcome(reach), None, reach, took);
     }
 
     /// Answers for a message that is sent to nobody.

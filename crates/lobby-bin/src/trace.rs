@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 pub use self::decision::Sessions;
-use self::entry::{Entry, Verdict};
+use self::entry::Entry;
 pub use self::{
     decision::{Decision, Outcome},
-    entry::Decided,
+    entry::{Decided, Verdict},
 };
 
 /// Decisions that one answer has unless asked for more or less.

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Lets `per_second` lines through in each second and counts the rest.
+/// Lets so many lines through in each interval, a second as a rule, and counts the rest.
 #[derive(Debug)]
 pub struct LogGate {
-    per_second: u32,
-    second: Option<Instant>,
+    lines: u32,
+    interval: Duration,
+    began: Option<Instant>,
     passed: u32,
     suppressed: u64,
 }
@@ -14,16 +15,21 @@ pub struct LogGate {
 impl LogGate {
     /// A gate for `per_second` lines a second.
     pub const fn new(per_second: u32) -> Self {
-        Self { per_second, second: None, passed: 0, suppressed: 0 }
+        Self { lines: per_second, ..Self::every(Duration::from_secs(1)) }
+    }
+
+    /// A gate for one line in each `interval`.
+    pub const fn every(interval: Duration) -> Self {
+        Self { lines: 1, interval, began: None, passed: 0, suppressed: 0 }
     }
 
     /// Whether a line may be written at `now`; if so, how many were suppressed since the last one that was.
     pub fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self.second.is_none_or(|start| now.saturating_duration_since(start) >= Duration::from_secs(1)) {
-            self.second = Some(now);
+        if self.began.is_none_or(|start| now.saturating_duration_since(start) >= self.interval) {
+            self.began = Some(now);
             self.passed = 0;
         }
-        if self.passed >= self.per_second {
+        if self.passed >= self.lines {
             self.suppressed += 1;
             return None;
         }
@@ -44,5 +50,8 @@ mod tests {
         assert_eq!(first, [0, 0, 0]);
         assert_eq!(gate.pass(start + Duration::from_millis(999)), None);
         assert_eq!(gate.pass(start + Duration::from_secs(1)), Some(998));
+        let mut gate = LogGate::every(Duration::from_secs(60));
+        let passed = (0..150).filter_map(|second| gate.pass(start + Duration::from_secs(second)));
+        assert_eq!(passed.collect::<Vec<_>>(), [0, 59, 59]);
     }
 }

@@ -53,6 +53,15 @@ impl Delivery {
         delivery
     }
 
+    /// The same with a header of text, for such tests.
+    #[must_use]
+    pub fn with_text_header(mut self, name: &str, text: &str) -> Self {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        headers.insert(name.into(), AMQPValue::LongString(text.into()));
+        self.properties = self.properties.with_headers(headers);
+        self
+    }
+
     /// The publisher's bytes.
     #[must_use]
     pub fn body(&self) -> &[u8] {

@@ -6,7 +6,7 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
-    examples, haproxy, limits, logins, monitoring, outage, publish_command, publishers, queue_modes,
+    examples, haproxy, limits, logins, monitoring, otel, outage, publish_command, publishers, queue_modes,
     receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager, slow_reader,
     start_up, top, topology, trace, vectors,
 };
@@ -32,6 +32,11 @@ impl Scenario {
     /// Whether it runs Python programs: those are called so.
     pub(super) fn needs_python(&self) -> bool {
         self.name.starts_with("python-")
+    }
+
+    /// Whether it runs a lobby that was built with OpenTelemetry.
+    pub(super) fn needs_otel(&self) -> bool {
+        self.name.starts_with("otel-")
     }
 
     /// Whether it runs compiled TypeScript.
@@ -125,6 +130,9 @@ scenarios! {
     "metrics" SideBySide start_up::metrics,
     "health-command" SideBySide start_up::health_command,
     "monitoring" SideBySide monitoring::monitoring,
+    "otel-spans" SideBySide otel::spans,
+    "otel-collector-hangs" SideBySide otel::collector_hangs,
+    "otel-not-built-in" SideBySide otel::not_built_in,
     "trace" SideBySide trace::trace,
     "top-command" SideBySide top::top_command,
     "publish-command" SideBySide publish_command::publish_command,

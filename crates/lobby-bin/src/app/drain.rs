@@ -87,6 +87,7 @@ impl App {
         let ended = tokio::task::spawn_blocking(move || sessions.shut_down());
         let _ = timeout(left().max(Duration::from_millis(100)), ended).await;
         self.receipts.finish(left().max(Duration::from_millis(100))).await;
+        self.spans.finish(left().max(Duration::from_millis(100))).await;
         self.stop_admin.cancel();
         info!(sessions_cut_off = unread, "drained");
     }

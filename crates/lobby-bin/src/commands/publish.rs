@@ -42,7 +42,7 @@ pub struct PublishArgs {
     #[arg(long)]
     broadcast: bool,
     /// To whom each line says: {"user-id":42,"body":{…}}, with "channel":"…" or "broadcast":true in the place of the user
-    /// id; also "message-id", "correlation-id", "expires" ("60s") and "priority". Implies --lines.
+    /// id; also "message-id", "correlation-id", "traceparent", "expires" ("60s") and "priority". Implies --lines.
     #[arg(long)]
     envelopes: bool,
     /// The body: JSON, a file, or - for standard input.
@@ -61,6 +61,9 @@ pub struct PublishArgs {
     /// Ties the message to what caused it.
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
+    /// The W3C trace context that the message belongs to: 00-TRACE-PARENT-01.
+    #[arg(long, value_name = "TRACEPARENT")]
+    traceparent: Option<String>,
     /// The AMQP priority.
     #[arg(long, value_name = "0-255")]
     priority: Option<u8>,
@@ -204,6 +207,8 @@ struct Envelope<'a> {
     #[serde(default, deserialize_with = "set")]
     correlation_id: Option<String>,
     #[serde(default, deserialize_with = "set")]
+    traceparent: Option<String>,
+    #[serde(default, deserialize_with = "set")]
     expires: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "set")]
     priority: Option<u8>,
@@ -228,6 +233,9 @@ impl PublishArgs {
         }
         if let Some(id) = &self.correlation_id {
             builder = builder.correlation_id(id.as_str());
+        }
+        if let Some(traceparent) = &self.traceparent {
+            builder = builder.traceparent(traceparent.as_str());
         }
         if let Some(expires) = self.expires {
             builder = builder.expires_in(expires);
@@ -266,6 +274,9 @@ impl PublishArgs {
         if let Some(id) = envelope.correlation_id.or_else(|| self.correlation_id.clone()) {
             builder = builder.correlation_id(id);
         }
+        if let Some(traceparent) = envelope.traceparent.or_else(|| self.traceparent.clone()) {
+            builder = builder.traceparent(traceparent);
+        }
         let expires =
             envelope.expires.map(|text| parse_duration(&text).map_err(anyhow::Error::msg)).transpose();
         if let Some(expires) = expires.context("\"expires\"")?.or(self.expires) {
@@ -281,6 +292,7 @@ impl PublishArgs {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use notify_protocol::TRACEPARENT_HEADER;
 
     use super::*;
 
@@ -331,6 +343,25 @@ mod tests {
         for body in [&b"[]"[..], b"", b"{\"a\":NaN}", b"{\"a\":\"\xff\"}"] {
             assert!(args("--broadcast -").expect("arguments").bare(body).is_err(), "{body:?}");
         }
+    }
+
+    #[test]
+    fn k15_a_trace_context_comes_from_the_flag_or_from_the_envelope_and_is_checked() {
+        let flag = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-00";
+        let traceparent = |message: &Message| {
+            let mut headers = message.headers().filter(|(name, _)| *name == TRACEPARENT_HEADER);
+            headers.next().map(|(_, value)| format!("{value:?}")).unwrap_or_default()
+        };
+        let bare = args(&format!("--broadcast --traceparent {flag} {{}}")).expect("arguments").bare(b"{}");
+        assert!(traceparent(&bare.expect("a message")).contains(flag));
+        let lines = args(&format!("--envelopes --traceparent {flag} -")).expect("arguments");
+        let line = |line: &str| lines.line(line.as_bytes()).map(|message| traceparent(&message));
+        assert!(line(r#"{"broadcast":true,"body":{}}"#).expect("a message").contains(flag));
+        let with_its_own = format!(r#"{{"broadcast":true,"body":{{}},"traceparent":"{own}"}}"#);
+        assert!(line(&with_its_own).expect("a message").contains(own));
+        assert!(line(r#"{"broadcast":true,"body":{},"traceparent":"here"}"#).is_err());
+        assert!(args("--broadcast --traceparent here {}").expect("arguments").bare(b"{}").is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     dead_letter::dead_letter_topology,
     drain::drain_times,
     expand::expand,
-    queue, secret_file,
+    otel, queue, secret_file,
     settings::{Config, SETTINGS, Setting},
     value::without_login,
 };
@@ -123,6 +123,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         apply_file(&mut loaded, &path, &text, &sources.environment)?;
     }
     apply_faf_aliases(&mut loaded, &sources.environment)?;
+    apply_otel_variables(&mut loaded, &sources.environment)?;
     apply_environment(&mut loaded, &sources.environment)?;
     for flag in &sources.flags {
         let (name, value) = flag.split_once('=').ok_or_else(|| ConfigError::BadValue {
@@ -136,6 +137,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         set(&mut loaded, section, key, value, Origin::Flag)?;
     }
     secret_file::settle(&mut loaded)?;
+    otel::check_built_in(&loaded, otel::BUILT_IN)?;
+    let weak = otel::warnings(&sources.environment, &loaded, otel::BUILT_IN);
+    loaded.warnings.extend(weak);
     broker::settle(&mut loaded.config, &mut loaded.values)?;
     check_together(&loaded.config)?;
     queue::topology(&loaded.config)?;
@@ -231,6 +235,23 @@ fn apply_faf_aliases(loaded: &mut Loaded, environment: &BTreeMap<String, String>
     for (variable, key) in FAF_VARIABLES {
         if let Some(value) = environment.get(variable) {
             set(loaded, "broker", key, value, Origin::Variable(variable.to_owned()))?;
+        }
+    }
+    Ok(())
+}
+
+/// OpenTelemetry's own variables, weaker than `LOBBY_OTEL__…` and stronger than a file.
+fn apply_otel_variables(
+    loaded: &mut Loaded,
+    environment: &BTreeMap<String, String>,
+) -> Result<(), ConfigError> {
+    if !otel::variables_count(environment, otel::BUILT_IN) {
+        return Ok(());
+    }
+    for (variable, key) in otel::OTEL_VARIABLES {
+        // One that is empty counts as one that is not there (OpenTelemetry's specification, "Environment Variables").
+        if let Some(value) = environment.get(variable).filter(|value| !value.is_empty()) {
+            set(loaded, "otel", key, value, Origin::Variable(variable.to_owned()))?;
         }
     }
     Ok(())

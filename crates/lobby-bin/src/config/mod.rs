@@ -6,6 +6,7 @@ mod dead_letter;
 mod drain;
 mod expand;
 mod load;
+mod otel;
 mod print;
 mod queue;
 mod secret_file;
@@ -18,6 +19,8 @@ pub use changes::{Change, changes};
 pub use dead_letter::{dead_letter_topology, dead_letters};
 pub use drain::{DrainTimes, drain_times};
 pub use load::{ConfigError, Loaded, Sources, load};
+#[cfg(feature = "otel")]
+pub use otel::otel_headers;
 pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;
 pub use self_check::self_check;

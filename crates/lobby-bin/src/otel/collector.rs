@@ -1,0 +1,143 @@
+//! The way to the collector: OTLP over HTTP, as protobuf.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use opentelemetry::KeyValue;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+
+use crate::config::{Config, otel_headers};
+
+/// What collectors listen for, behind the address that people name (OTLP, "HTTP endpoints").
+const PATH: &str = "/v1/traces";
+
+/// An exporter, and the place where it leaves why it failed last.
+pub struct Collector {
+    pub exporter: SpanExporter,
+    pub trouble: Trouble,
+}
+
+/// Why the last request failed, in words; empty if it did not. The exporter itself only says that there was a network
+/// error.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble(Arc<Mutex<String>>);
+
+impl Trouble {
+    /// Takes the words away.
+    pub fn take(&self) -> String {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, why: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}
+
+impl Collector {
+    /// The collector that the configuration names.
+    ///
+    /// # Errors
+    /// No HTTP client can be made; what was configured has been checked.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let trouble = Trouble::default();
+        let otel = &config.otel;
+        let client = reqwest::Client::builder()
+            .timeout(otel.timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("make the HTTP client for `otel.endpoint`")?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in otel_headers(otel.headers.expose()).map_err(anyhow::Error::msg)? {
+            headers.insert(name, value);
+        }
+        let mut exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(Client { inner: client, headers, trouble: trouble.clone() })
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(traces_url(&otel.endpoint))
+            .with_timeout(otel.timeout)
+            .build()
+            .context("`otel.endpoint`")?;
+        exporter.set_resource(&resource(config));
+        Ok(Self { exporter, trouble })
+    }
+}
+
+/// The URL that spans are posted to.
+fn traces_url(endpoint: &str) -> String {
+    let endpoint = endpoint.trim_end_matches('/');
+    if endpoint.ends_with("/traces") { endpoint.to_owned() } else { format!("{endpoint}{PATH}") }
+}
+
+/// Who exports: what OTEL_RESOURCE_ATTRIBUTES says, and which lobby it is.
+fn resource(config: &Config) -> Resource {
+    Resource::builder()
+        .with_service_name(config.otel.service_name.clone())
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", config.instance_name.as_str().to_owned()))
+        .build()
+}
+
+/// The lobby's HTTP client, with the configuration's headers and a word about failures.
+#[derive(Debug)]
+struct Client {
+    inner: reqwest::Client,
+    headers: HeaderMap,
+    trouble: Trouble,
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        // The exporter has added what the environment says, whatever the configuration made of it.
+        let theirs = std::mem::replace(request.headers_mut(), self.headers.clone());
+        if let Some(kind) = theirs.get(CONTENT_TYPE) {
+            request.headers_mut().insert(CONTENT_TYPE, kind.clone());
+        }
+        let answer = self.inner.send_bytes(request).await;
+        self.trouble.set(match &answer {
+            Ok(answer) if answer.status().is_success() => String::new(),
+            Ok(answer) => format!("the collector answered {}", answer.status()),
+            Err(error) => chain(error.as_ref()),
+        });
+        answer
+    }
+}
+
+/// An error with what caused it. The URL, which may hold a login, is left to who reads the configuration.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let first = match error.downcast_ref::<reqwest::Error>() {
+        Some(error) if error.is_timeout() => "no answer in time",
+        Some(error) if error.is_connect() => "no connection",
+        _ => "the request failed",
+    };
+    let mut text = first.to_owned();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_what_collectors_call_so_or_the_whole_url() {
+        for (endpoint, url) in [
+            ("http://collector:4318", "http://collector:4318/v1/traces"),
+            ("http://collector:4318/", "http://collector:4318/v1/traces"),
+            ("https://host/otlp/", "https://host/otlp/v1/traces"),
+            ("https://host/otlp/v1/traces", "https://host/otlp/v1/traces"),
+        ] {
+            assert_eq!(traces_url(endpoint), url);
+        }
+    }
+}

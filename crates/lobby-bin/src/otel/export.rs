@@ -1,0 +1,176 @@
+//! The task that sends spans in batches. Whatever the collector does, only spans are lost, and each is counted.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use lobby_sessions::LogGate;
+use opentelemetry::{InstrumentationScope, trace::SpanId};
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    SpanCounts,
+    collector::Collector,
+    desk::SpanDesk,
+    span::{Ended, span},
+};
+use crate::config::{Config, topology};
+
+/// Spans that one request carries.
+pub const BATCH: usize = 512;
+/// How long a span waits for others to go with.
+const DELAY: Duration = Duration::from_secs(1);
+/// After a batch that was not taken.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end of the lobby may wait for the last spans.
+const FLUSH: Duration = Duration::from_secs(2);
+/// Between two log lines about spans that are lost.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The task that exports spans, where `otel.endpoint` is set.
+#[derive(Debug)]
+pub struct Spans(Option<Running>);
+
+#[derive(Debug)]
+struct Running {
+    counts: Arc<SpanCounts>,
+    last_call: CancellationToken,
+    exporting: JoinHandle<()>,
+}
+
+impl Spans {
+    /// Starts it on this runtime; the desk is where spans are opened.
+    ///
+    /// # Errors
+    /// No HTTP client can be made.
+    pub fn start(config: &Config) -> anyhow::Result<(Self, Option<SpanDesk>)> {
+        if config.otel.endpoint.is_empty() {
+            return Ok((Self(None), None));
+        }
+        let (counts, last_call) = (Arc::<SpanCounts>::default(), CancellationToken::new());
+        let (desk, waiting) = SpanDesk::open_desk(config.otel.max_pending, Arc::clone(&counts));
+        let exporting = Export {
+            collector: Collector::new(config)?,
+            counts: Arc::clone(&counts),
+            queue: topology(config)?.queue.as_str().to_owned(),
+            scope: InstrumentationScope::builder("lobby").with_version(env!("CARGO_PKG_VERSION")).build(),
+            limit: config.otel.timeout,
+            told: Told { gate: LogGate::every(LOG_INTERVAL), lost: 0, failing: false },
+        };
+        let exporting = tokio::spawn(exporting.run(waiting, last_call.clone()));
+        Ok((Self(Some(Running { counts, last_call, exporting })), Some(desk)))
+    }
+
+    /// For the metrics; `None` where it is off.
+    pub fn counts(&self) -> Option<Arc<SpanCounts>> {
+        self.0.as_ref().map(|running| Arc::clone(&running.counts))
+    }
+
+    /// Exports what still waits, for at most `limit` and two seconds.
+    pub async fn finish(self, limit: Duration) {
+        let Some(Running { counts, last_call, mut exporting }) = self.0 else { return };
+        last_call.cancel();
+        if timeout(limit.min(FLUSH), &mut exporting).await.is_err() {
+            exporting.abort();
+        }
+        let lost = counts.pending.load(Relaxed);
+        if lost > 0 {
+            warn!(lost, "the last spans were not exported in time");
+        }
+    }
+}
+
+struct Export {
+    collector: Collector,
+    counts: Arc<SpanCounts>,
+    queue: String,
+    scope: InstrumentationScope,
+    limit: Duration,
+    told: Told,
+}
+
+/// What the log has said about spans that were lost.
+struct Told {
+    gate: LogGate,
+    lost: u64,
+    failing: bool,
+}
+
+impl Export {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Ended>, last_call: CancellationToken) {
+        let mut batch = Vec::new();
+        while fill(&mut batch, &mut waiting, &last_call).await {
+            let count = batch.len() as u64;
+            let spans = batch.drain(..).map(|ended| self.span(ended)).collect();
+            // The exporter keeps to the limit too; this one holds whatever it does.
+            let sent = timeout(self.limit, self.collector.exporter.export(spans)).await;
+            let failed = !matches!(sent, Ok(Ok(())));
+            self.counts.pending.fetch_sub(count, Relaxed);
+            let became = if failed { &self.counts.failed } else { &self.counts.exported };
+            became.fetch_add(count, Relaxed);
+            self.tell(failed);
+            if failed {
+                if last_call.is_cancelled() {
+                    break;
+                }
+                let _ = timeout(PAUSE, last_call.cancelled()).await;
+            }
+        }
+        // Lets the connection's task see the end before the runtime goes.
+        sleep(Duration::ZERO).await;
+    }
+
+    fn span(&self, ended: Ended) -> SpanData {
+        // 0 is no id.
+        span(ended, SpanId::from(fastrand::u64(1..)), &self.queue, &self.scope)
+    }
+
+    fn tell(&mut self, failed: bool) {
+        let trouble = self.collector.trouble.take();
+        let lost = self.counts.failed.load(Relaxed) + self.counts.queue_full.load(Relaxed);
+        let told = &mut self.told;
+        if lost > told.lost && told.gate.pass(std::time::Instant::now()).is_some() {
+            let error = match (failed, trouble.as_str()) {
+                (true, "") => "no answer in time",
+                (true, trouble) => trouble,
+                (false, _) => "more came than were exported: raise otel.max_pending, or sample fewer",
+            };
+            warn!(error, lost = lost - told.lost, "spans were not exported");
+            (told.lost, told.failing) = (lost, true);
+        } else if !failed && lost == told.lost && std::mem::take(&mut told.failing) {
+            info!("spans are exported again");
+        }
+    }
+}
+
+/// Waits for spans: a full batch, or those of a second, or on the last call what there is. False at the end.
+async fn fill(
+    batch: &mut Vec<Ended>,
+    waiting: &mut mpsc::Receiver<Ended>,
+    last_call: &CancellationToken,
+) -> bool {
+    let mut until = None;
+    while batch.len() < BATCH {
+        let room = BATCH - batch.len();
+        tokio::select! {
+            biased;
+            () = last_call.cancelled(), if !waiting.is_closed() => waiting.close(),
+            count = waiting.recv_many(batch, room) => {
+                if count == 0 {
+                    break;
+                }
+                until.get_or_insert_with(|| Instant::now() + DELAY);
+            }
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
+        }
+    }
+    !batch.is_empty()
+}
