@@ -89,6 +89,17 @@ impl Cluster {
         Ok(listed.iter().filter(|node| node["running"] == true).count())
     }
 
+    /// Parts a node from the others, both ways, until it is started anew: it has another cookie for each of them. It runs
+    /// on, and acts as `handling` says (`cluster_partition_handling`, RabbitMQ's clustering guide).
+    pub(crate) async fn part(&self, number: usize, handling: &str) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            let set = format!("application:set_env(rabbit, cluster_partition_handling, {handling}).");
+            node.control(&["eval", &set]).await?;
+        }
+        let cut = "[begin erlang:set_cookie(N, parted), erlang:disconnect_node(N) end || N <- nodes()].";
+        self.nodes[number].control(&["eval", cut]).await
+    }
+
     /// One of the three.
     pub(crate) fn node(&self, number: usize) -> &NativeNode {
         &self.nodes[number]

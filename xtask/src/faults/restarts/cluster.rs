@@ -11,39 +11,64 @@ use crate::faults::traffic::reconnects;
 use crate::stage::flood::Flood;
 use crate::stage::notifier::Notifier;
 
-/// The lobby's node stands still: the lobby misses its heartbeats, and the others declare it dead.
+/// How the lobby's node is cut off from the others.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// It stands still: the lobby misses its heartbeats, and the others declare it dead.
+    Hung,
+    /// It runs, and neither side reaches the other. It pauses, as the smaller side.
+    Paused,
+    /// The same, and it serves on: whoever is connected to it has a connection, a channel and a consumer to which nothing
+    /// comes.
+    Ignored,
+}
+
+impl Cut {
+    async fn make(self, cluster: &Cluster) -> anyhow::Result<()> {
+        match self {
+            Self::Hung => cluster.node(nodes::CONNECTED).signal(Signal::STOP),
+            Self::Paused => cluster.part(nodes::CONNECTED, "pause_minority").await,
+            Self::Ignored => cluster.part(nodes::CONNECTED, "ignore").await,
+        }
+    }
+}
+
+/// One cut after the other; between them the node is killed and started anew, as by somebody who finds it so.
 pub(super) async fn cluster(scene: &Scene) -> anyhow::Result<()> {
     if let Some(reason) = Cluster::impossible() {
         scene.skip(reason);
         return Ok(());
     }
     let cluster = Cluster::start().await.context("start a cluster")?;
-    cut_off(scene, &cluster).await?;
-    if scene.pick(false, true) {
-        // As somebody would who finds a node that hangs.
+    for cut in scene.pick(&[Cut::Paused][..], &[Cut::Paused, Cut::Ignored, Cut::Hung]) {
+        cut_off(scene, &cluster, *cut).await.with_context(|| format!("{cut:?}"))?;
         cluster.node(nodes::CONNECTED).kill();
+        if scene.pick(true, false) {
+            return Ok(());
+        }
         cluster.node(nodes::CONNECTED).launch().await.context("start the node again")?;
         cluster.formed().await?;
+    }
+    if scene.pick(false, true) {
         let (tally, redelivered) = nodes::nodes_killed(scene, &cluster).await?;
         scene.count_after_kill(&tally, tally.unmarked_of(redelivered))?;
     }
     Ok(())
 }
 
-async fn cut_off(scene: &Scene, cluster: &Cluster) -> anyhow::Result<()> {
+async fn cut_off(scene: &Scene, cluster: &Cluster, cut: Cut) -> anyhow::Result<()> {
     const HEARTBEAT: Duration = Duration::from_secs(2);
     let url = nodes::lasting(cluster)?;
-    let mut side = nodes::Side::start(scene, cluster, "quorum", |setup| {
-        setup.set("LOBBY_INSTANCE__NAME", "cut-off").set("LOBBY_BROKER__HEARTBEAT", "2s")
-    })
-    .await?;
+    let mut side =
+        nodes::Side::start(scene, cluster, "quorum", |setup| setup.set("LOBBY_BROKER__HEARTBEAT", "2s"))
+            .await?;
     scene.watch(&side.lobby).await?;
     let mut flood = Flood::start(scene, &side.lobby).await?;
     let mut source = side.source(&url);
     source.reached(500).await?;
     let before = reconnects(&side.lobby.metrics().await?);
     let fault = Instant::now();
-    cluster.node(nodes::CONNECTED).signal(Signal::STOP)?;
+    cut.make(cluster).await?;
     let outcome = async {
         let again = |metrics: &crate::lobby::Metrics| reconnects(metrics) > before;
         side.lobby.metrics_until("a reconnect", again).await?;
@@ -59,7 +84,7 @@ async fn cut_off(scene: &Scene, cluster: &Cluster) -> anyhow::Result<()> {
     let tally = flood.tally(&mut notifier, &outcomes).await?.in_any_order();
     let redelivered = side.lobby.metrics().await?.count("lobby_redelivered_total", &[]);
     scene.fact(format!(
-        "lobby's node cut off, quorum queue: {} confirmed, {} unknown or nacked, {redelivered} redelivered, {} behind later ones",
+        "lobby's node cut off ({cut:?}), quorum queue: {} confirmed, {} unknown or nacked, {redelivered} redelivered, {} behind later ones",
         tally.confirmed, tally.unknown, tally.reordered
     ));
     scene.count(&tally, tally.unmarked_of(redelivered))?;
