@@ -22,6 +22,9 @@ use crate::{
     topology::{Declare, Topology},
 };
 
+/// The consumer's argument, named after mirrored queues, for which it was made.
+const CANCEL_ON_LOSS: &str = "x-cancel-on-ha-failover";
+
 /// The consumer's channel.
 pub(crate) struct Channel {
     inner: lapin::Channel,
@@ -53,14 +56,8 @@ impl Channel {
             Declare::Passive => true,
             Declare::None => return Ok(()),
         };
-        let exchange = short("exchange name", &topology.exchange)?;
+        self.declare_exchange(topology).await?;
         let queue = short("queue name", topology.queue.as_str())?;
-        let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
-        let call = "exchange.declare";
-        let arguments = FieldTable::default();
-        let declared = self.inner.exchange_declare(exchange, ExchangeKind::Topic, options, arguments);
-        self.limited(call, declared).await.map_err(|error| refused(error, "exchange", topology))?;
-
         let options = QueueDeclareOptions {
             passive,
             durable: topology.options.durable(),
@@ -73,6 +70,17 @@ impl Channel {
 
         // Bindings cannot be looked for.
         if passive { Ok(()) } else { self.bind(topology).await }
+    }
+
+    /// Declares the exchange, or looks for it, as the topology says.
+    pub(crate) async fn declare_exchange(&self, topology: &Topology) -> Result<(), ConsumerError> {
+        let exchange = short("exchange name", &topology.exchange)?;
+        let passive = topology.declare == Declare::Passive;
+        let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
+        let arguments = FieldTable::default();
+        let declared = self.inner.exchange_declare(exchange, ExchangeKind::Topic, options, arguments);
+        let declared = self.limited("exchange.declare", declared).await;
+        declared.map_err(|error| refused(error, "exchange", topology))
     }
 
     /// Makes the bindings; one that is there stays as it is.
@@ -99,11 +107,26 @@ impl Channel {
     }
 
     /// Starts consuming.
-    pub(crate) async fn consume(&self, topology: &Topology) -> Result<lapin::Consumer, ConsumerError> {
+    ///
+    /// `cancel_on_loss` asks the broker to cancel the consumer when a classic queue is lost. RabbitMQ 3 otherwise looks for a
+    /// queue of the same name first, which somebody may have declared in the meantime, makes a consumer there, and forgets
+    /// where its deliveries go: neither a message nor a cancel comes any more. RabbitMQ 4 always cancels.
+    ///
+    /// # Errors
+    /// Among others [`refuses_cancel_on_loss`]: the queue is none that the broker takes it for.
+    pub(crate) async fn consume(
+        &self,
+        topology: &Topology,
+        cancel_on_loss: bool,
+    ) -> Result<lapin::Consumer, ConsumerError> {
         let name = short("queue name", topology.queue.as_str())?;
         let exclusive = topology.options.exclusive_consumer;
         let options = BasicConsumeOptions { exclusive, ..Default::default() };
-        let call = self.inner.basic_consume(name, ShortString::default(), options, FieldTable::default());
+        let mut arguments = FieldTable::default();
+        if cancel_on_loss {
+            arguments.insert(CANCEL_ON_LOSS.into(), AMQPValue::Boolean(true));
+        }
+        let call = self.inner.basic_consume(name, ShortString::default(), options, arguments);
         self.limited("basic.consume", call).await.map_err(|error| in_use(error, topology))
     }
 
@@ -192,6 +215,11 @@ fn refused(error: ConsumerError, kind: &'static str, topology: &Topology) -> Con
         }
         other => in_use(other, topology),
     }
+}
+
+/// Whether the broker does not know how to be asked for a cancel here.
+pub(crate) fn refuses_cancel_on_loss(error: &ConsumerError) -> bool {
+    matches!(error, ConsumerError::ChannelClosed { code: 406, text } if text.contains(CANCEL_ON_LOSS))
 }
 
 fn in_use(error: ConsumerError, topology: &Topology) -> ConsumerError {

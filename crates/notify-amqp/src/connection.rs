@@ -113,6 +113,11 @@ impl Connection {
         &self.user
     }
 
+    /// The first number of the broker's version, if it told one.
+    pub(crate) fn broker_major(&self) -> Option<u16> {
+        self.line.wire.broker_major()
+    }
+
     /// Opens a channel.
     pub(crate) async fn channel(&self) -> Result<Channel, ConsumerError> {
         let call = "channel.open";

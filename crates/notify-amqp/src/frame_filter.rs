@@ -5,7 +5,10 @@
 //! held until they are complete, at most one of them, so memory is bounded by the frame size agreed with
 //! the broker. What it does not understand passes untouched: the parser behind it reports that.
 
-use crate::repair::{self, Verdict};
+use crate::{
+    broker_version,
+    repair::{self, Verdict},
+};
 
 /// Bytes before a frame's payload: type, channel, size.
 const FRAME_HEADER: usize = 7;
@@ -29,6 +32,7 @@ pub(crate) struct FrameFilter {
     max_payload: usize,
     marker: &'static str,
     counts: FilterCounts,
+    broker_major: Option<u16>,
 }
 
 /// What the filter changed so far.
@@ -63,6 +67,7 @@ impl FrameFilter {
             max_payload,
             marker,
             counts: FilterCounts::default(),
+            broker_major: None,
         }
     }
 
@@ -119,6 +124,11 @@ impl FrameFilter {
         self.counts
     }
 
+    /// The first number of the broker's version, once it has said it.
+    pub(crate) fn broker_major(&self) -> Option<u16> {
+        self.broker_major
+    }
+
     /// Looks at the frame that starts at `checked`; returns whether there was enough of it.
     fn check_frame(&mut self) -> Result<bool, FrameTooLarge> {
         let frame = &mut self.buffer[self.checked..self.end];
@@ -149,6 +159,9 @@ impl FrameFilter {
         let frame_len = FRAME_HEADER + payload_len + 1;
         if rest[payload_len] == FRAME_END {
             let payload = &mut rest[..payload_len];
+            if kind == 1 && self.broker_major.is_none() {
+                self.broker_major = broker_version::major(payload);
+            }
             let verdict = if kind == 2 { repair::content_header(payload) } else { repair::method(payload) };
             match verdict {
                 Verdict::Clean => {}

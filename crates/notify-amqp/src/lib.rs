@@ -77,6 +77,7 @@
 mod backoff;
 mod broker;
 mod broker_url;
+mod broker_version;
 mod builder;
 mod canary;
 mod canary_line;

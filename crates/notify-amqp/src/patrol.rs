@@ -158,10 +158,12 @@ impl Patrol {
     }
 
     /// Makes bindings again that are gone. They go with their exchange, which may be there again as another type: then
-    /// whatever its type routes would be taken for notifications.
+    /// whatever its type routes would be taken for notifications. They go with their queue too, which is for the consumer to
+    /// make again.
     async fn restore(&mut self, ground: &mut Ground<'_>) -> Result<(), SelfCheckFault> {
         let topology = &self.topology;
-        match ground.call("exchange.declare", async |channel| channel.declare(topology).await).await {
+        match ground.call("exchange.declare", async |channel| channel.declare_exchange(topology).await).await
+        {
             Err(ConsumerError::ArgumentMismatch { .. }) => Err(SelfCheckFault::Exchange),
             // Who may not declare may be allowed to bind.
             _ => self.bind(ground).await,

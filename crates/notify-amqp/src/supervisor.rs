@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     backoff::Backoff,
-    channel::Channel,
+    channel::{Channel, refuses_cancel_on_loss},
     connection::Connection,
     consumer::{ConsumerConfig, Dispatch},
     error::ConsumerError,
@@ -23,6 +23,7 @@ use crate::{
     outcome::RequeueRule,
     patrol::Patrol,
     pump::{Pump, Redelivered},
+    queue_options::QueueType,
     self_check::SelfCheck,
     settlement::Settlement,
     stats::ConsumerStats,
@@ -43,7 +44,12 @@ pub(crate) struct Supervisor<D> {
     /// When it last consumed.
     consumed: Option<Instant>,
     patrol: Option<Patrol>,
+    /// Whether a broker that may lose a consumer with its queue is asked not to: until it does not know how.
+    cancel_on_loss: bool,
 }
+
+/// The last RabbitMQ that looks for a queue of the same name before it cancels a consumer.
+const LOSES_CONSUMERS: u16 = 3;
 
 impl<D: Dispatch> Supervisor<D> {
     pub(crate) fn new(
@@ -57,7 +63,20 @@ impl<D: Dispatch> Supervisor<D> {
         let hosts = config.broker.hosts();
         let check = config.self_check.clone();
         let patrol = check.map(|check| Patrol::new(&check, &mut config, stats.clone()));
-        Self { config, dispatch, stop, stop_signal, status, stats, backoff, hosts, consumed: None, patrol }
+        let cancel_on_loss = config.topology.options.queue_type != Some(QueueType::Quorum);
+        Self {
+            config,
+            dispatch,
+            stop,
+            stop_signal,
+            status,
+            stats,
+            backoff,
+            hosts,
+            consumed: None,
+            patrol,
+            cancel_on_loss,
+        }
     }
 
     /// The self-check, where it is configured.
@@ -136,10 +155,20 @@ impl<D: Dispatch> Supervisor<D> {
         let (connection, host) = Connection::open_any(&config.broker, &mut self.hosts, &self.stats).await?;
         let prepared = async {
             let call_timeout = config.broker.call_timeout;
-            let channel = Channel::of(&connection, call_timeout).await?;
+            let mut channel = Channel::of(&connection, call_timeout).await?;
             channel.set_prefetch(config.prefetch).await?;
             channel.declare(&config.topology).await?;
-            let consumer = channel.consume(&config.topology).await?;
+            let old = connection.broker_major().is_some_and(|major| major <= LOSES_CONSUMERS);
+            let consumer = match channel.consume(&config.topology, old && self.cancel_on_loss).await {
+                // A quorum queue by default of its virtual host, which is cancelled without being asked.
+                Err(error) if refuses_cancel_on_loss(&error) => {
+                    self.cancel_on_loss = false;
+                    channel = Channel::of(&connection, call_timeout).await?;
+                    channel.set_prefetch(config.prefetch).await?;
+                    channel.consume(&config.topology, false).await?
+                }
+                consumer => consumer?,
+            };
             Ok((channel, consumer))
         };
         match prepared.await {

@@ -83,6 +83,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.opened + Duration::from_millis(self.last_read.load(Ordering::Relaxed))
     }
 
+    /// The first number of the broker's version, once it has said it.
+    pub(crate) fn broker_major(&self) -> Option<u16> {
+        self.lock().filter.broker_major()
+    }
+
     /// Ends the connection: every read and write of lapin fails from now on.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);

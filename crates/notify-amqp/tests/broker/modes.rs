@@ -150,6 +150,21 @@ async fn n12_a_quorum_queue_with_a_delivery_limit_is_consumed() {
 }
 
 #[tokio::test]
+async fn a_quorum_queue_that_is_one_by_somebody_elses_choice_is_consumed() {
+    let mut rig = Rig::new();
+    rig.raw.declare_exchange(&rig.exchange, "topic");
+    rig.raw.declare_queue(&rig.queue, true, &entry(b"x-queue-type", b'S', &sized(b"quorum")));
+    rig.raw.bind(&rig.queue, &rig.exchange, "request.client.notify");
+    let mut config = rig.config();
+    config.topology.declare = Declare::Passive;
+    let mut running = Running::start(config).await;
+    assert_eq!(running.handle.stats().failures.get(), 0);
+    rig.publish_numbers(0..1);
+    assert_eq!(running.next().await.number(), 0);
+    running.handle.stop().await;
+}
+
+#[tokio::test]
 async fn the_broker_refuses_what_is_refused_before_connecting() {
     let rig = Rig::new();
     let quorum = || {

@@ -107,6 +107,15 @@ impl Raw {
         self.call(50, 40, &[vec![0, 0], short(queue), vec![0]].concat());
     }
 
+    /// Deletes the queue and declares it again before the broker has done anything else for this connection.
+    pub fn replace_queue(&mut self, queue: &str, arguments: &[u8]) {
+        let declare = [vec![0, 0], short(queue), vec![0b10], sized(arguments)].concat();
+        self.send_method(1, 50, 40, &[vec![0, 0], short(queue), vec![0]].concat());
+        self.send_method(1, 50, 10, &declare);
+        self.expect(50, 41);
+        self.expect(50, 11);
+    }
+
     pub fn bind(&mut self, queue: &str, exchange: &str, key: &str) {
         let names = [vec![0, 0], short(queue), short(exchange), short(key)].concat();
         self.call(50, 20, &[names, vec![0], sized(b"")].concat());

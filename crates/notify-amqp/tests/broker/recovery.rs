@@ -5,6 +5,7 @@ use notify_amqp::{Consumer, ConsumerError, ConsumerStatus, Delivery, Ticket};
 use crate::{
     management,
     proxy::Proxy,
+    raw::entry,
     rig::{Rig, Running, threads},
 };
 
@@ -70,6 +71,26 @@ async fn a_deleted_queue_is_consumed_again_within_half_a_second() {
     // The median: on a machine that others use, one round may wait for a processor.
     times.sort_unstable();
     assert!(times[2] < Duration::from_millis(500), "{times:?}");
+}
+
+#[tokio::test]
+async fn a_queue_that_somebody_deletes_and_declares_again_at_once_is_consumed_again() {
+    const ROUNDS: u64 = 30;
+    const SENTINEL: u32 = 1_000_000;
+    let mut rig = Rig::new();
+    let arguments = entry(b"x-expires", b'I', &600_000_i32.to_be_bytes());
+    let mut running = Running::start(rig.config()).await;
+    let mut operator = rig.another_raw();
+    for round in 1..=ROUNDS {
+        // The broker learns of the end of a queue behind all the acks that it has to look at.
+        rig.publish_numbers(0..2_000);
+        drop(running.next().await);
+        operator.replace_queue(&rig.queue, &arguments);
+        running.until_stat("consuming again", |stats| stats.reconnects.get() == round).await;
+        rig.publish_numbers(SENTINEL..SENTINEL + 1);
+        while running.next().await.number() != SENTINEL {}
+    }
+    running.handle.stop().await;
 }
 
 #[tokio::test]
