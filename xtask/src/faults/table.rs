@@ -96,6 +96,29 @@ mod tests {
         }
     }
 
+    /// Written out, so that a row which is dropped is missed. I1 is optional and absent on purpose.
+    #[test]
+    fn every_fault_of_the_list_has_a_row_and_there_are_no_others() {
+        let list = [
+            "B1 B2 B3 B4 B5 B6 B7 B8 B9 B10",
+            "R1 R2 R3 R4 R5 R6",
+            "C1 C2 C3 C4 C5 C6 C7",
+            "P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12",
+            "I2 I3 I4 I5 I6 I7 I8 I9 I10 I11 I12",
+            "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12",
+            "L1 L2 L3 L4",
+            "X1 X3 X4 X5",
+            "S1 S2 S3 S4 S5",
+            "G1 G2 G3 G4 G5 G6",
+        ];
+        let wanted: Vec<_> = list.iter().flat_map(|group| group.split(' ')).collect();
+        let covered: Vec<_> = rows().iter().flat_map(|row| row.ids()).collect();
+        let missing: Vec<_> = wanted.iter().filter(|id| !covered.contains(&(**id).to_owned())).collect();
+        assert!(missing.is_empty(), "no row for {missing:?}");
+        let other: Vec<_> = covered.iter().filter(|id| !wanted.contains(&id.as_str())).collect();
+        assert!(other.is_empty(), "not in the list: {other:?}");
+    }
+
     #[test]
     fn rows_are_chosen_by_name_by_group_and_by_what_they_cover() {
         let chosen = |only: &[&str]| {
