@@ -183,7 +183,8 @@ async fn a_client_that_does_not_read_is_closed_at_its_limit_and_told_why() {
 async fn written_is_what_the_kernel_has_and_not_what_tls_holds_back() {
     let lobby = Lobby::start(|c| c.shards = 1).await;
     let mut client = admitted(&lobby, 1, "").await;
-    let before = lobby.sessions.stats().messages_written;
+    lobby.until("the welcome is counted", |stats| stats.messages_written == 1).await;
+    let before = 1;
     let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(1 << 10));
     for _ in 0..2000 {
         lobby.broadcast(&json).wait().await;
