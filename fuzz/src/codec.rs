@@ -35,9 +35,10 @@ pub fn line(data: &[u8]) {
             expected.push(Err(CloseReason::TooBig));
             break;
         }
-        if !message.is_empty() {
-            expected.push(Ok(Event::Message(message.to_vec())));
-        }
+        expected.push(Ok(match message {
+            b"" => Event::Nothing,
+            message => Event::Message(message.to_vec()),
+        }));
     }
     assert_eq!(events, expected);
 }
@@ -45,7 +46,9 @@ pub fn line(data: &[u8]) {
 /// WebSocket frames. The first byte is the limit on a message.
 pub fn websocket(data: &[u8]) {
     let Some((max, bytes)) = limit(data) else { return };
-    let events = however_split(Transport::WebSocket, bytes, max);
+    let mut events = however_split(Transport::WebSocket, bytes, max);
+    // They tell whole messages, and no pongs.
+    events.retain(|event| *event != Ok(Event::Nothing));
     let (theirs, looks_ahead) = other_implementation(bytes);
     let ours: Vec<_> = events.iter().map_while(|event| event.as_ref().ok()).collect();
     for (n, event) in ours.iter().enumerate() {
@@ -89,7 +92,7 @@ fn events(transport: Transport, pieces: &[&[u8]], max: usize) -> Events {
     for piece in pieces {
         inbound.extend(piece);
         while let Some(event) = inbound.next() {
-            let last = !matches!(event, Ok(Event::Message(_) | Event::Ping(_)));
+            let last = !matches!(event, Ok(Event::Message(_) | Event::Ping(_) | Event::Nothing));
             events.push(event);
             if last {
                 return events;

@@ -15,6 +15,7 @@ mod dead_letters;
 pub(crate) mod drain;
 pub(crate) mod duplicates;
 mod examples;
+mod exit_codes;
 pub(crate) mod haproxy;
 mod kit;
 mod limits;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use lobby_sessions::{Admission, Authenticator, LogGate, Rate, Sessions, SessionsConfig, Transport};
+use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
 use notify_amqp::{
     BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, DeadLetters, DeadLettersHandle,
     Publisher, PublisherConfig, Ticket,
@@ -195,6 +195,7 @@ impl App {
             authenticator: Arc::clone(&login) as Arc<dyn Authenticator>,
             login_timeout: config.login_timeout,
             max_login_bytes: config.max_login.0,
+            command_rate: config.command_rate(),
             origins: OriginPolicy::new(&config.origins),
             console_port: listeners.admin.as_ref().and_then(|admin| Some(admin.local_addr().ok()?.port())),
             doorkeeper: Arc::new(Doorkeeper::new(config.connection_limits(), std::time::Instant::now())),
@@ -342,7 +343,7 @@ fn start_sessions(
         write_timeout: config.write_timeout,
         ping_interval: config.ping_interval,
         max_inbound_bytes: config.max_inbound.0,
-        command_rate: Rate::new(config.max_commands_per_second, config.command_burst),
+        command_rate: config.command_rate(),
         close_grace: CLOSE_GRACE,
         retry_spread_ms: millis(config.retry_spread),
         duplicate_login: config.duplicate_login(),

@@ -16,8 +16,8 @@ use std::{
 };
 
 use lobby_sessions::{
-    Admission, Authenticator, CloseReason, Command, Event, Frame, FrameKind, Identity, Inbound, LogGate,
-    Place, Refused, Transport, farewell, pong_frame, reply,
+    Admission, Authenticator, Bucket, CloseReason, Command, Event, Frame, FrameKind, Identity, Inbound,
+    LogGate, Place, Rate, Refused, Transport, farewell, pong_frame, reply,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -49,6 +49,8 @@ pub struct Gate {
     pub authenticator: Arc<dyn Authenticator>,
     pub login_timeout: Duration,
     pub max_login_bytes: usize,
+    /// What a client may say before its login, as [`SessionsConfig::command_rate`](lobby_sessions::SessionsConfig) after it.
+    pub command_rate: Option<Rate>,
     pub origins: OriginPolicy,
     /// The console's page connects from this port of the same host, for its own client.
     pub console_port: Option<u16>,
@@ -179,6 +181,9 @@ struct Guest {
     /// Whether it speaks the lobby's protocol by now, and no longer HTTP.
     upgraded: bool,
     failed_logins: u32,
+    met: Instant,
+    /// What of its commands is left.
+    commands: Bucket,
 }
 
 impl Guest {
@@ -245,8 +250,12 @@ impl Guest {
     }
 
     async fn answer(&mut self, gate: &Gate, event: Event) -> Result<Option<Identity>, End> {
+        if !self.may_say_more(gate.command_rate) {
+            return Err(End::Close(CloseReason::TooTalkative));
+        }
         let message = match event {
             Event::Message(message) => message,
+            Event::Nothing => return Ok(None),
             Event::Ping(payload) => {
                 self.write(&pong_frame(&payload)).await?;
                 return Ok(None);
@@ -266,6 +275,17 @@ impl Guest {
             },
         }
         Ok(None)
+    }
+
+    /// Takes one of the commands that a client may send, if one is left.
+    fn may_say_more(&mut self, rate: Option<Rate>) -> bool {
+        let Some(rate) = rate else { return true };
+        let now = self.met.elapsed();
+        let may = self.commands.has_token(rate, now);
+        if may {
+            self.commands.take(rate, now);
+        }
+        may
     }
 
     async fn refuse(&mut self, gate: &Gate, refused: &Refused) -> Result<(), End> {

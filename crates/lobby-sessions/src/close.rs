@@ -29,7 +29,7 @@ pub enum CloseReason {
     Protocol(&'static str),
     /// A WebSocket frame that RFC 6455 does not allow.
     WebSocketProtocol(&'static str),
-    /// More commands than a session may send.
+    /// More commands than a client may send.
     TooTalkative,
     /// An inbound message over the limit.
     TooBig,

@@ -14,25 +14,21 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn next(&mut self, buffer: &mut Buffer, max: usize) -> Option<Result<Event, CloseReason>> {
-        loop {
-            let Some(at) = buffer.rest()[self.scanned..].iter().position(|&b| b == b'\n') else {
-                self.scanned = buffer.rest().len();
-                // One more than `max` may still be the `\r` of a line end.
-                return (self.scanned > max + 1).then_some(Err(CloseReason::TooBig));
-            };
-            let end = self.scanned + at;
-            self.scanned = 0;
-            let line = &buffer.rest()[..end];
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.len() > max {
-                return Some(Err(CloseReason::TooBig));
-            }
-            let message = (!line.is_empty()).then(|| line.to_vec());
-            buffer.consume(end + 1);
-            if let Some(message) = message {
-                return Some(Ok(Event::Message(message)));
-            }
+        let Some(at) = buffer.rest()[self.scanned..].iter().position(|&b| b == b'\n') else {
+            self.scanned = buffer.rest().len();
+            // One more than `max` may still be the `\r` of a line end.
+            return (self.scanned > max + 1).then_some(Err(CloseReason::TooBig));
+        };
+        let end = self.scanned + at;
+        self.scanned = 0;
+        let line = &buffer.rest()[..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > max {
+            return Some(Err(CloseReason::TooBig));
         }
+        let event = if line.is_empty() { Event::Nothing } else { Event::Message(line.to_vec()) };
+        buffer.consume(end + 1);
+        Some(Ok(event))
     }
 }
 
@@ -59,7 +55,9 @@ mod tests {
 
     #[test]
     fn both_line_ends_are_taken_and_empty_lines_ignored() {
-        assert_eq!(decode(b"a\nb\r\n\n\r\nc\n", 10), [message("a"), message("b"), message("c")]);
+        let nothing = || Ok(Event::Nothing);
+        let wanted = [message("a"), message("b"), nothing(), nothing(), message("c")];
+        assert_eq!(decode(b"a\nb\r\n\n\r\nc\n", 10), wanted);
     }
 
     #[test]

@@ -29,29 +29,23 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) fn next(&mut self, buffer: &mut Buffer, max: usize) -> Option<Result<Event, CloseReason>> {
-        loop {
-            let (header, payload) = match take_frame(buffer, self.room(max))? {
-                Ok(frame) => frame,
-                Err(reason) => return Some(Err(reason)),
-            };
-            match header.opcode {
-                OpCode::Control(Control::Ping) => return Some(Ok(Event::Ping(payload))),
-                OpCode::Control(Control::Close) => return Some(close_event(&payload)),
-                OpCode::Control(_) => {}
-                OpCode::Data(data) => match self.join(data, header.is_final, payload) {
-                    Ok(None) => {}
-                    Ok(Some(message)) => return Some(Ok(Event::Message(message))),
-                    Err(reason) => return Some(Err(reason)),
-                },
-            }
-        }
+        let (header, payload) = match take_frame(buffer, self.room(max))? {
+            Ok(frame) => frame,
+            Err(reason) => return Some(Err(reason)),
+        };
+        Some(match header.opcode {
+            OpCode::Control(Control::Ping) => Ok(Event::Ping(payload)),
+            OpCode::Control(Control::Close) => close_event(&payload),
+            OpCode::Control(_) => Ok(Event::Nothing),
+            OpCode::Data(data) => self.join(data, header.is_final, payload),
+        })
     }
 
     fn room(&self, max: usize) -> usize {
         max.saturating_sub(self.partial.as_ref().map_or(0, Vec::len))
     }
 
-    fn join(&mut self, data: Data, is_final: bool, payload: Vec<u8>) -> Result<Option<Vec<u8>>, CloseReason> {
+    fn join(&mut self, data: Data, is_final: bool, payload: Vec<u8>) -> Result<Event, CloseReason> {
         let mut message = match (self.partial.take(), data) {
             (None, Data::Continue) => {
                 return Err(CloseReason::WebSocketProtocol("a continuation without a beginning"));
@@ -67,7 +61,7 @@ impl Frames {
         };
         if !is_final {
             self.partial = Some(message);
-            return Ok(None);
+            return Ok(Event::Nothing);
         }
         while matches!(message.last(), Some(b'\n' | b'\r')) {
             message.pop();
@@ -75,7 +69,7 @@ impl Frames {
         if std::str::from_utf8(&message).is_err() {
             return Err(CloseReason::NotUtf8);
         }
-        Ok(Some(message))
+        Ok(Event::Message(message))
     }
 }
 
@@ -189,7 +183,16 @@ mod tests {
     #[test]
     fn fragments_are_joined_and_a_ping_may_stand_between_them() {
         let bytes = [masked(0x01, b"{"), masked(0x89, b"hi"), masked(0x80, b"}")].concat();
-        assert_eq!(decode(&bytes, 10), [Ok(Event::Ping(b"hi".into())), Ok(Event::Message(b"{}".into()))]);
+        let wanted = [Event::Nothing, Event::Ping(b"hi".into()), Event::Message(b"{}".into())];
+        assert_eq!(decode(&bytes, 10), wanted.map(Ok));
+    }
+
+    #[test]
+    fn pongs_and_fragments_without_a_byte_are_told_one_by_one() {
+        let fragments =
+            [masked(0x01, b""), masked(0x00, b""), masked(0x8a, b"x"), masked(0x80, b"")].concat();
+        let wanted = [Event::Nothing, Event::Nothing, Event::Nothing, Event::Message(Vec::new())];
+        assert_eq!(decode(&fragments, 10), wanted.map(Ok));
     }
 
     #[test]
@@ -209,7 +212,8 @@ mod tests {
             ("too big", masked(0x81, &[b'x'; 11]), 1009),
             ("too big in fragments", [masked(0x01, b"123456"), masked(0x80, b"12345")].concat(), 1009),
         ] {
-            assert_eq!(decode(&bytes, 10), [Err(code)], "{what}");
+            // Before it stands at most the fragment that it follows.
+            assert_eq!(decode(&bytes, 10).last(), Some(&Err(code)), "{what}");
         }
     }
 

@@ -3,8 +3,12 @@
 mod rig;
 
 use lobby_sessions::{Rate, Transport};
-use rig::Lobby;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rig::{Lobby, PATIENCE};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 const PING: &str = "{\"command\":\"ping\"}\n";
 /// At once; and then one a second.
@@ -39,11 +43,33 @@ async fn unknown_commands_and_websocket_pings_count_as_well() {
     let mut pinging = lobby.connect(2, Transport::WebSocket).await;
     // An empty ping with a mask of zeros.
     pinging.write_all(&b"\x89\x80\0\0\0\0".repeat(1000)).await.expect("written");
-    let mut heard = Vec::new();
-    pinging.read_to_end(&mut heard).await.expect("an end");
-    // A close frame with the code, 0x03f0.
-    assert!(heard.windows(4).any(|bytes| matches!(bytes, [0x88, _, 0x03, 0xf0])), "{heard:?}");
+    assert!(is_told_1008(&mut pinging).await);
     assert_eq!(lobby.sessions.stats().closes_with(1008), 2);
+}
+
+#[tokio::test]
+async fn what_asks_for_nothing_counts_as_well_empty_lines_pongs_and_fragments_without_a_byte() {
+    let lobby = lobby().await;
+    let mut breathing = lobby.client(1).await;
+    breathing.say(&"\n\r\n".repeat(500)).await;
+    assert_eq!(breathing.closing_code().await, 1008);
+    // Empty, with a mask of zeros: a pong, and a continuation that is not the last one.
+    for (user, first, again) in
+        [(2, b"".as_slice(), b"\x8a\x80\0\0\0\0"), (3, b"\x01\x80\0\0\0\0", b"\x00\x80\0\0\0\0")]
+    {
+        let bytes = [first, &again.repeat(1000)].concat();
+        let mut client = lobby.connect(user, Transport::WebSocket).await;
+        client.write_all(&bytes).await.expect("written");
+        assert!(is_told_1008(&mut client).await, "user {user}");
+    }
+    assert_eq!(lobby.sessions.stats().closes_with(1008), 3);
+}
+
+/// Whether a close frame comes with the code, 0x03f0.
+async fn is_told_1008(client: &mut TcpStream) -> bool {
+    let mut heard = Vec::new();
+    timeout(PATIENCE, client.read_to_end(&mut heard)).await.expect("an end").expect("readable");
+    heard.windows(4).any(|bytes| matches!(bytes, [0x88, _, 0x03, 0xf0]))
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use super::kit;
 use super::stage::Stage;
 use super::{
     addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
-    examples, haproxy, limits, logins, monitoring, otel, outage, publish_command, publishers, queue_modes,
-    receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager, slow_reader,
-    start_up, top, topology, trace, vectors,
+    examples, exit_codes, haproxy, limits, logins, monitoring, otel, outage, publish_command, publishers,
+    queue_modes, receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager,
+    slow_reader, start_up, top, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -108,6 +108,7 @@ scenarios! {
     "login-timeout" SideBySide limits::login_timeout,
     "protocol-errors" SideBySide limits::protocol_errors,
     "oversize-and-bad-text" SideBySide limits::oversize_and_bad_text,
+    "too-many-commands" SideBySide limits::too_many_commands,
     "connection-limits" SideBySide admittance::connection_limits,
     "connection-rates" SideBySide admittance::connection_rates,
     "crowd-from-one-address" SideBySide admittance::crowd_from_one_address,
@@ -141,6 +142,9 @@ scenarios! {
     "explain-command" SideBySide recordings::explain_command,
     "tail-command" SideBySide recordings::tail_command,
     "record-replay" SideBySide recordings::record_replay,
+    "refused-message" SideBySide exit_codes::refused_message,
+    "not-let-in" SideBySide exit_codes::not_let_in,
+    "recording-with-a-gap" SideBySide exit_codes::recording_with_a_gap,
     "secrets-stay-secret" SideBySide start_up::secrets_stay_secret,
     "listeners-off" SideBySide start_up::listeners_off,
     "unknown-key" SideBySide refusals::unknown_key,

@@ -72,3 +72,36 @@ pub(super) async fn oversize_and_bad_text(stage: &Stage) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// A client that says too much is closed with 1008, before the login and after it, and nobody else is.
+pub(super) async fn too_many_commands(stage: &Stage) -> anyhow::Result<()> {
+    const PING: &str = r#"{"command":"ping"}"#;
+    let setup = stage
+        .setup()
+        .set("LOBBY_SESSIONS__MAX_COMMANDS_PER_SECOND", "1")
+        .set("LOBBY_SESSIONS__COMMAND_BURST", "20");
+    let lobby = stage.start(&setup).await?;
+    let mut quiet = stage.client(&lobby, Transport::Tcp, 42).await?;
+    for transport in Transport::BOTH {
+        for mut talkative in
+            [stage.client(&lobby, transport, 7).await?, stage.stranger(&lobby, transport).await?]
+        {
+            for _ in 0..20 {
+                talkative.send(PING).await?;
+                talkative.command("pong").await?;
+            }
+            // Some come back in the meantime. The last ones may find the connection closed.
+            for _ in 0..100 {
+                if talkative.send(PING).await.is_err() {
+                    break;
+                }
+            }
+            talkative.expect_close(1008).await?;
+        }
+    }
+    let metrics = lobby.metrics().await?;
+    let count = metrics.count("lobby_closes_total", &[("code", "1008")]);
+    ensure!(count == 4, "closes with 1008: counted {count} of 4:\n{metrics}");
+    let sentinel = stage.notifier().await?.sentinel().await?;
+    received(&mut quiet, &sentinel, &[]).await
+}

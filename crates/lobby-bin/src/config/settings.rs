@@ -126,6 +126,11 @@ impl Config {
         }
     }
 
+    /// What a client may say, before its login and after it.
+    pub fn command_rate(&self) -> Option<Rate> {
+        Rate::new(self.max_commands_per_second, self.command_burst)
+    }
+
     /// The limits on connections that the keys of `listen` amount to.
     pub fn connection_limits(&self) -> Limits {
         Limits {
@@ -430,7 +435,7 @@ settings! {
         |c, t| c.max_inbound = ByteSize::at_least(t, 64)?;
     sessions.max_login_bytes = "16KiB", "The largest message, and the largest HTTP request head, before login.",
         |c, t| c.max_login = ByteSize::at_least(t, 64)?;
-    sessions.max_commands_per_second = "100", "Commands that a logged-in client may send a second, pings included; past it the session is closed with 1008. 0 means no limit.",
+    sessions.max_commands_per_second = "100", "Commands that a client may send a second, before its login and after it; past it the connection is closed with 1008. Pings count, and so do an empty line and a WebSocket frame of any kind. 0 means no limit.",
         |c, t| c.max_commands_per_second = whole(t, 0, 1_000_000)?;
     sessions.command_burst = "200", "Commands that it may send at once.",
         |c, t| c.command_burst = whole(t, 1, 1_000_000)?;

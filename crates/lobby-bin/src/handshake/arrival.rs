@@ -2,8 +2,8 @@
 
 use std::{io, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
-use lobby_sessions::{Inbound, Place, Transport};
-use tokio::net::TcpStream;
+use lobby_sessions::{Bucket, Inbound, Place, Transport};
+use tokio::{net::TcpStream, time::Instant};
 use tracing::info;
 
 use super::{Gate, Guest};
@@ -81,6 +81,8 @@ impl Gate {
             frame: self.frame,
             upgraded: transport == Transport::Tcp,
             failed_logins: 0,
+            met: Instant::now(),
+            commands: Bucket::default(),
         };
         if let Some(client) = client {
             guest.peer = client;

@@ -25,6 +25,7 @@ pub fn gate(login_timeout: Duration) -> Gate {
         authenticator: Arc::new(Nobody),
         login_timeout,
         max_login_bytes: 1024,
+        command_rate: None,
         origins: OriginPolicy::SameHost,
         console_port: None,
         doorkeeper: Arc::new(Doorkeeper::new(
@@ -110,6 +111,20 @@ async fn before_the_login_only_the_way_to_it_is_open() {
         let got = answer(gate(later), Transport::Tcp, &said, CancellationToken::new()).await;
         assert!(got.contains(heard), "{said:.40}: {got}");
     }
+}
+
+#[tokio::test]
+async fn who_says_too_much_before_the_login_is_closed_with_1008() {
+    let talkative = |burst| Gate { command_rate: Rate::new(1, burst), ..gate(Duration::from_secs(60)) };
+    let ping = "{\"command\":\"ping\"}\n";
+    for said in [ping.repeat(1000), "\n".repeat(1000)] {
+        let got = answer(talkative(20), Transport::Tcp, &said, CancellationToken::new()).await;
+        assert!(got.contains("\"code\":1008"), "{said:.40}: {got}");
+    }
+    // Fewer are heard out, to a login that fails.
+    let said = ping.repeat(10) + &"{\"command\":\"auth\",\"token\":\"x\"}\n".repeat(3);
+    let got = answer(talkative(20), Transport::Tcp, &said, CancellationToken::new()).await;
+    assert!(got.contains("\"code\":4500") && got.matches("pong").count() == 10, "{got}");
 }
 
 #[tokio::test]

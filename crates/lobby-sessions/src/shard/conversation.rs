@@ -104,6 +104,7 @@ impl Desk {
             }
             Event::Close(_) => return self.close(session, CloseReason::Bye),
             Event::Message(message) => message,
+            Event::Nothing => return,
         };
         match Command::decode(&message) {
             Err(reason) => self.close(session, reason),
@@ -118,7 +119,7 @@ impl Desk {
         }
     }
 
-    /// Takes one of the commands that a session may send, if one is left.
+    /// Takes one of the commands that a session may send, if one is left. What asks for nothing counts: it is read, too.
     fn may_say_more(&self, session: &mut Session) -> bool {
         let Some(rate) = self.config.command_rate else { return true };
         let now = session.opened.elapsed();
