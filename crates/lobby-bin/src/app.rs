@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, SessionsConfig, Transport};
+use lobby_sessions::{Admission, Authenticator, LogGate, Sessions, Transport};
 use notify_amqp::{
-    BackoffPolicy, Consumer, ConsumerConfig, ConsumerHandle, ConsumerStatus, DeadLetters, DeadLettersHandle,
-    Publisher, PublisherConfig, Ticket,
+    Consumer, ConsumerHandle, ConsumerStatus, DeadLetters, DeadLettersHandle, Publisher, PublisherConfig,
+    Ticket,
 };
 use notify_protocol::{Limits, UserId};
 use tokio::{
@@ -31,7 +31,7 @@ pub use self::drain::DrainDesk;
 use crate::{
     Failure,
     admin::{self, Console},
-    config::{Address, Config, Loaded, Sources, connection, dead_letters, drain_times, self_check, topology},
+    config::{self, Address, Config, Loaded, Sources, connection, dead_letters, drain_times},
     dispatch::{Dispatcher, Outcomes},
     doorkeeper::Doorkeeper,
     handshake::{Counts, Gate},
@@ -57,8 +57,6 @@ const ADMISSIONS: usize = 256;
 const LOGIN_LINES_PER_SECOND: u32 = 10;
 /// Connections over a limit that are told so at the same time; more are dropped without a word.
 const TURNED_AWAY_AT_ONCE: usize = 64;
-/// A session that is being closed has this long to read its last words.
-const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, or until it is clear that the start has failed (see [`Startup`]), then drains. SIGTERM sent again changes nothing; a second SIGINT, from a person who
 /// will not wait, ends the process at once.
@@ -334,26 +332,7 @@ fn start_sessions(
     config: &Config,
     authenticator: Arc<dyn Authenticator>,
 ) -> Result<Arc<Sessions<Ticket>>, Failure> {
-    let defaults = SessionsConfig::default();
-    let sessions = SessionsConfig {
-        shards: if config.shards == 0 { defaults.shards } else { config.shards },
-        outbox_bytes: config.outbox.0,
-        outbox_total_bytes: config.outbox_total.0,
-        overflow: config.overflow,
-        write_timeout: config.write_timeout,
-        ping_interval: config.ping_interval,
-        max_inbound_bytes: config.max_inbound.0,
-        command_rate: config.command_rate(),
-        close_grace: CLOSE_GRACE,
-        retry_spread_ms: millis(config.retry_spread),
-        duplicate_login: config.duplicate_login(),
-        close_on_expiry: config.close_on_expiry,
-        frame: config.frame,
-        inbox_capacity: usize::from(config.prefetch) + defaults.inbox_capacity,
-        reach_entries: config.trace_decisions,
-        ..defaults
-    };
-    let sessions = Sessions::start(sessions, authenticator, &Handle::current())
+    let sessions = Sessions::start(config::sessions(config), authenticator, &Handle::current())
         .context("start the sessions' threads")?;
     Ok(Arc::new(sessions))
 }
@@ -367,22 +346,11 @@ fn start_consumer(
     receipts: Option<ReceiptDesk>,
     spans: Option<SpanDesk>,
 ) -> Result<ConsumerHandle, Failure> {
-    let topology = topology(config)?;
-    let mut consumer = ConsumerConfig::new(connection(config), topology).with_prefetch(config.prefetch);
-    if config.ack_batch > 0 {
-        consumer.ack_batch = config.ack_batch.min(config.prefetch);
-    }
-    consumer.ack_delay = config.ack_delay;
-    consumer.self_check = self_check(config, &consumer.topology.options)?;
-    consumer.backoff = BackoffPolicy { cap: config.reconnect_max, ..BackoffPolicy::default() };
-    consumer.standby.cap = config.standby_retry_max;
-    consumer.stop_on_cancel = config.exit_on_cancel;
-    consumer.stop_timeout = config.drain_timeout / 3;
     let limits = Limits { max_body_bytes: config.max_body.0 };
     let (counts, trace) = (Arc::clone(outcomes), Arc::clone(trace));
     let dispatcher =
         Dispatcher::new(Arc::clone(sessions), limits, counts, trace, dead_letters, receipts, spans);
-    Ok(Consumer::spawn(consumer, dispatcher).context("start the consumer's thread")?)
+    Ok(Consumer::spawn(config::consumer(config)?, dispatcher).context("start the consumer's thread")?)
 }
 
 /// The task that sends delivery receipts, where they are switched on.

@@ -3,16 +3,22 @@
 mod rig;
 
 use std::{
-    sync::{Arc, MutexGuard},
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc::sync_channel,
+    },
     time::Duration,
 };
 
-use lobby_sessions::{Authenticator, Transport, Verdict};
+use lobby_sessions::{Authenticator, Frame, Sessions, SessionsConfig, Transport, Verdict};
 use notify_protocol::UserId;
 use rig::{Client, Dropped, Lobby, PATIENCE};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, ErrorKind},
     net::TcpStream,
+    runtime::Handle,
     time::timeout,
 };
 
@@ -123,34 +129,144 @@ async fn whoever_orders_a_drain_again_learns_the_same_and_so_does_the_first() {
     assert_eq!(lobby.sessions.stats().queued_bytes, 0, "the drain's limit is the session's too");
 }
 
+/// Deliveries for one shard without end: each hands over the next one when its ticket is dropped, before the shard looks
+/// into its inbox again.
+struct Endless {
+    sessions: OnceLock<Weak<Sessions<Arc<Next>>>>,
+    frame: Frame,
+    goes_on: AtomicBool,
+    ended: AtomicBool,
+    /// What was written by the time of each delivery, each number once.
+    written: Mutex<BTreeSet<u64>>,
+}
+
+/// The ticket of one of them.
+struct Next(Arc<Endless>);
+
+impl Drop for Next {
+    fn drop(&mut self) {
+        let endless = &self.0;
+        let sessions =
+            endless.sessions.get().and_then(Weak::upgrade).filter(|_| endless.goes_on.load(SeqCst));
+        let Some(sessions) = sessions else { return endless.ended.store(true, SeqCst) };
+        endless.written.lock().expect("not poisoned").insert(sessions.stats().messages_written);
+        // Nobody of that name is logged in.
+        sessions.unicast(UserId::new(-1), endless.frame.clone(), Arc::new(Next(Arc::clone(endless))));
+    }
+}
+
+impl Endless {
+    fn begin(sessions: &Arc<Sessions<Arc<Next>>>, frame: Frame) -> Arc<Self> {
+        let endless = Arc::new(Self {
+            sessions: OnceLock::new(),
+            frame,
+            goes_on: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
+            written: Mutex::default(),
+        });
+        let _ = endless.sessions.set(Arc::downgrade(sessions));
+        drop(Next(Arc::clone(&endless)));
+        endless
+    }
+
+    async fn end(&self) {
+        self.goes_on.store(false, SeqCst);
+        while !self.ended.load(SeqCst) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One shard whose tickets are links of an endless chain, and `clients` that are logged in as 1, 2, ….
+async fn chained(clients: i64) -> (Lobby, Arc<Sessions<Arc<Next>>>, Vec<Client>) {
+    // Its listener only.
+    let lobby = Lobby::start(|_| {}).await;
+    let config = SessionsConfig { shards: 1, command_rate: None, ..SessionsConfig::default() };
+    let sessions = Sessions::start(config, Arc::new(rig::Trusting), &Handle::current()).expect("a thread");
+    let sessions = Arc::new(sessions);
+    let mut all = Vec::new();
+    for user in 1..=clients {
+        let (stream, admission) = lobby.admission(user, Transport::Tcp).await;
+        sessions.admit(admission).await;
+        let mut client = Client { stream: BufReader::new(stream) };
+        assert!(client.line().await.contains("welcome"));
+        all.push(client);
+    }
+    (lobby, sessions, all)
+}
+
+#[tokio::test]
+async fn deliveries_without_end_leave_a_turn_to_what_clients_say_and_to_orders() {
+    let (lobby, sessions, mut clients) = chained(1).await;
+    let endless = Endless::begin(&sessions, lobby.frame("{}"));
+    for _ in 0..10 {
+        clients[0].say(PING).await;
+        assert_eq!(clients[0].line().await, r#"{"command":"pong"}"#);
+        timeout(PATIENCE, sessions.answer()).await.expect("an order is obeyed");
+    }
+    endless.end().await;
+}
+
 #[tokio::test]
 async fn a_delivery_does_not_wait_until_all_clients_that_talk_have_been_answered() {
-    const TALKERS: u64 = 200;
-    const PINGS: u64 = 800;
-    let lobby = Lobby::start(|c| c.shards = 1).await;
-    let mut quiet = lobby.client(0).await;
-    let mut talkers = Vec::new();
-    for user in 1..=TALKERS {
-        talkers.push(lobby.client(user as i64).await);
+    const TALKERS: i64 = 200;
+    const PINGS: usize = 800;
+    let (lobby, sessions, mut talkers) = chained(TALKERS).await;
+    let welcomed = TALKERS as u64;
+    while sessions.stats().messages_written < welcomed {
+        tokio::task::yield_now().await;
     }
-    let (ticket, release) = rig::ticket();
-    let stalled = stall(&lobby, 0, &release, ticket);
-    let pings = PING.repeat(PINGS as usize);
+    // The shard waits for this lock, as each delivery does, until all have talked.
+    let endless = Endless::begin(&sessions, lobby.frame("{}"));
+    let stalled = endless.written.lock().expect("not poisoned");
+    let pings = PING.repeat(PINGS);
     for talker in &talkers {
         let written = talker.stream.get_ref().try_write(pings.as_bytes());
         assert_eq!(written.ok(), Some(pings.len()), "the kernel takes it all");
     }
     drop(stalled);
-    lobby.unicast(0, "{\"quick\":1}");
-    assert_eq!(quiet.line().await, "{}");
-    assert_eq!(quiet.line().await, "{\"quick\":1}");
-    let answers = lobby.sessions.stats().messages_written - (TALKERS + 3);
-    assert!(answers < TALKERS * PINGS / 2, "it came after {answers} answers");
     for talker in &mut talkers {
         for _ in 0..PINGS {
             assert_eq!(talker.line().await, r#"{"command":"pong"}"#);
         }
     }
+    endless.end().await;
+    let all = welcomed + welcomed * PINGS as u64;
+    let written = endless.written.lock().expect("not poisoned");
+    let between = written.iter().filter(|count| (welcomed + 1..all).contains(count)).count();
+    assert!(between > 2, "deliveries had their turn after so many answers: {written:?}");
+}
+
+#[tokio::test]
+async fn orders_that_wait_for_a_shard_are_bounded_and_the_next_waits_for_room() {
+    const ROOM: i64 = 256;
+    let lobby = Lobby::start(|c| c.shards = 1).await;
+    // Another thread holds what the shard waits for: here is waited, too.
+    let (ticket, stalling) = rig::ticket();
+    let ((held, is_held), (release, is_released)) = (sync_channel(1), sync_channel::<()>(1));
+    let holder = std::thread::spawn(move || {
+        let _guard = stalling.0.lock().expect("not poisoned");
+        held.send(()).expect("awaited");
+        // Ends when the other side is dropped.
+        let _ = is_released.recv();
+    });
+    is_held.recv().expect("held");
+    lobby.sessions.unicast(UserId::new(99), lobby.frame("{}"), ticket);
+    let mut clients = Vec::new();
+    for user in 1..=ROOM {
+        let (client, admission) = lobby.admission(user, Transport::Tcp).await;
+        timeout(PATIENCE, lobby.sessions.admit(admission)).await.expect("there is room");
+        clients.push(client);
+    }
+    let (client, admission) = lobby.admission(ROOM + 1, Transport::Tcp).await;
+    let mut next = std::pin::pin!(lobby.sessions.admit(admission));
+    // It is asked once, and has to wait.
+    assert!(timeout(Duration::ZERO, next.as_mut()).await.is_err(), "more than {ROOM} orders wait");
+    drop(release);
+    timeout(PATIENCE, next).await.expect("room again");
+    lobby.until("all are let in", |stats| stats.sessions == [ROOM as u64 + 1, 0]).await;
+    holder.join().expect("it ends");
+    drop((clients, client));
 }
 
 /// Says `text` again and again until the lobby has taken no more for a while; returns how many bytes it took.

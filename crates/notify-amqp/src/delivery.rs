@@ -36,6 +36,12 @@ impl Delivery {
         self.body.reserve_exact(capacity);
     }
 
+    /// Bytes that the body can have without more memory.
+    #[cfg(test)]
+    pub(crate) fn body_capacity(&self) -> usize {
+        self.body.capacity()
+    }
+
     pub(crate) fn extend_body(&mut self, bytes: &[u8]) {
         self.body.extend_from_slice(bytes);
     }

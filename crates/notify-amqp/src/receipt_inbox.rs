@@ -96,15 +96,7 @@ impl ReceiptInbox {
 
     /// Waits for receipts of the message `id` from now on.
     pub(crate) fn wait_for(&self, id: Arc<str>) -> Waiting {
-        let (sender, receipts) = mpsc::channel(MAX_UNREAD);
-        let mut waiters = self.waiters.lock();
-        waiters.last_number += 1;
-        let number = waiters.last_number;
-        if !waiters.ended {
-            waiters.by_id.entry(id.clone()).or_default().push((number, sender));
-        }
-        drop(waiters);
-        Waiting { id, number, waiters: self.waiters.clone(), receipts }
+        self.waiters.wait_for(id)
     }
 }
 
@@ -130,6 +122,18 @@ impl Drop for Waiting {
 impl Waiters {
     fn lock(&self) -> MutexGuard<'_, WaitersById> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for(self: &Arc<Self>, id: Arc<str>) -> Waiting {
+        let (sender, receipts) = mpsc::channel(MAX_UNREAD);
+        let mut waiters = self.lock();
+        waiters.last_number += 1;
+        let number = waiters.last_number;
+        if !waiters.ended {
+            waiters.by_id.entry(id.clone()).or_default().push((number, sender));
+        }
+        drop(waiters);
+        Waiting { id, number, waiters: self.clone(), receipts }
     }
 
     /// A receipt that nobody waits for any more is dropped, and so is one that finds no room.
@@ -165,4 +169,24 @@ async fn receive(mut consumer: lapin::Consumer, waiters: Arc<Waiters>) {
         }
     }
     waiters.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECEIPT: &[u8] = br#"{"instance":"pod-7","message_id":"mine","outcome":"written",
+        "sessions_matched":1,"sessions_written":1,"sessions_overflowed":0,"micros":212}"#;
+
+    #[test]
+    fn receipts_that_nobody_looks_at_are_dropped_and_who_left_is_forgotten() {
+        let waiters = Arc::<Waiters>::default();
+        let mut waiting = waiters.wait_for("mine".into());
+        (0..2 * MAX_UNREAD).for_each(|_| waiters.hand_over(RECEIPT));
+        let kept = std::iter::from_fn(|| waiting.receipts.try_recv().ok()).count();
+        assert_eq!(kept, MAX_UNREAD);
+        drop(waiting);
+        assert!(waiters.lock().by_id.is_empty());
+        waiters.hand_over(RECEIPT);
+    }
 }

@@ -14,7 +14,7 @@ use notify_amqp::{PublishError, Publisher, PublisherConfig, ReceiptWait, Receipt
 use notify_protocol::{BuildError, Message, Notification, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Admin;
 use crate::config::{Config, connection};
@@ -66,6 +66,11 @@ impl Desk {
         Self { publishing, places: Semaphore::new(AT_ONCE) }
     }
 
+    /// A place among those who publish; none where others have all of them.
+    fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
+    }
+
     /// Publishes over a connection that lasts as long as this takes.
     async fn publish(&self, message: &Message) -> Result<Receipted, PublishError> {
         let publisher = Publisher::new(self.publishing.clone())?;
@@ -102,7 +107,7 @@ pub async fn publish(State(admin): State<Admin>, Json(draft): Json<Draft>) -> Re
         Ok(message) => message,
         Err(why) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    let Ok(_place) = admin.desk.places.try_acquire() else {
+    let Some(_place) = admin.desk.place() else {
         return refuse(
             StatusCode::TOO_MANY_REQUESTS,
             "others publish from this console just now: try again".into(),
@@ -127,6 +132,16 @@ mod tests {
     use notify_protocol::Address;
 
     use super::*;
+
+    #[test]
+    fn two_publish_at_a_time_and_the_next_when_one_is_done() {
+        let config = crate::config::load(&crate::config::Sources::default()).expect("defaults").config;
+        let desk = Desk::new(&config);
+        let (first, second) = (desk.place(), desk.place());
+        assert!(first.is_some() && second.is_some() && desk.place().is_none());
+        drop(first);
+        assert!(desk.place().is_some());
+    }
 
     fn draft(text: &str) -> Result<Message, String> {
         serde_json::from_str::<Draft>(text).map_err(|error| error.to_string())?.message()

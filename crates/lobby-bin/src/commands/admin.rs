@@ -163,7 +163,54 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
+
+    /// What comes of a question to one who does this with the connection.
+    async fn asked(answer: impl AsyncFnOnce(TcpStream)) -> String {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let lobby = AdminAddress { address, token: Secret::new("") };
+        let answering = async {
+            let (mut socket, _) = listener.accept().await.expect("asked");
+            assert!(socket.read(&mut [0; 4096]).await.expect("a request") > 0);
+            answer(socket).await;
+        };
+        let asking = tokio::time::timeout(Duration::from_secs(60), lobby.ask(Method::GET, "/"));
+        let (asked, ()) = tokio::join!(asking, answering);
+        match asked.expect("it is given up") {
+            Err(Unanswered::Away(error)) => format!("{error:#}"),
+            Err(Unanswered::Denied(error)) => panic!("{error:#}"),
+            Ok(text) => panic!("{} bytes were taken", text.len()),
+        }
+    }
+
+    /// Takes a real time-out, and waits for its end and not for a time.
+    #[tokio::test]
+    async fn an_address_that_never_answers_is_given_up() {
+        let silent =
+            asked(async |mut socket: TcpStream| drop(socket.read_to_end(&mut Vec::new()).await)).await;
+        assert!(silent.contains("nothing within 5s"), "{silent}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_read_no_further_than_its_limit() {
+        let endless = asked(async |mut socket: TcpStream| {
+            socket.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.expect("written");
+            let mut sent = 0;
+            while socket.write_all(&[b'x'; 1 << 16]).await.is_ok() {
+                sent += 1 << 16;
+                assert!(sent < 4 * MAX_ANSWER_BYTES, "it is read for ever");
+            }
+        });
+        let endless = endless.await;
+        assert!(endless.contains("more than 16777216 bytes"), "{endless}");
+    }
 
     #[test]
     fn a_lobby_that_listens_everywhere_is_asked_on_loopback() {

@@ -109,3 +109,24 @@ fn open(given: &str) -> Result<Box<dyn BufRead + Send>, Failure> {
 fn unreadable(given: &str, error: io::Error) -> Failure {
     Failure { code: Failure::FILE, error: anyhow::Error::new(error).context(format!("read {}", name(given))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_or_a_body_without_end_is_refused_at_its_limit() {
+        let reader = Box::new(BufReader::new(io::repeat(b'x').take(2 * MAX_LINE_BYTES as u64)));
+        let mut lines = Lines { name: "endless".to_owned(), reader, number: 0 };
+        let failure = lines.next().expect_err("too long");
+        assert_eq!(failure.code, Failure::MESSAGE);
+        assert!(
+            failure.error.to_string().contains("line 1 of endless is longer than"),
+            "{:#}",
+            failure.error
+        );
+        let failure = body("/dev/zero", 1000).expect_err("too large");
+        assert_eq!(failure.code, Failure::MESSAGE);
+        assert!(failure.error.to_string().contains("larger than 1000 bytes"), "{:#}", failure.error);
+    }
+}

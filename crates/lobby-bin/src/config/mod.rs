@@ -2,6 +2,7 @@
 
 mod broker;
 mod changes;
+mod consumer;
 mod dead_letter;
 mod drain;
 mod expand;
@@ -11,11 +12,13 @@ mod print;
 mod queue;
 mod secret_file;
 mod self_check;
+mod sessions;
 mod settings;
 mod value;
 
 pub use broker::connection;
 pub use changes::{Change, changes};
+pub use consumer::consumer;
 pub use dead_letter::{dead_letter_topology, dead_letters};
 pub use drain::{DrainTimes, drain_times};
 pub use load::{ConfigError, Loaded, Sources, load};
@@ -24,5 +27,6 @@ pub use otel::otel_headers;
 pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;
 pub use self_check::self_check;
+pub use sessions::sessions;
 pub use settings::Config;
 pub use value::{Address, ByteSize, LogFormat, Secret, parse_duration, without_login};

@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     doorkeeper::{Doorkeeper, Limit, Limits},
     handshake::tests::gate,
-    listen_tls::ListenTls,
+    listen_tls::{ListenTls, tests::Pair},
     proxies::Proxies,
 };
 
@@ -185,6 +185,41 @@ async fn more_than_can_be_turned_away_at_once_are_closed_without_a_word() {
     drop(slow);
     door.until("turned away", |door| door.gate.turning_away.available_permits() == 1).await;
     assert!(heard(&mut door.connect().await).await.contains("1013"));
+}
+
+/// Takes the two seconds of a farewell, and waits for its end and not for a time.
+#[tokio::test]
+async fn who_is_turned_away_and_does_not_leave_gives_the_place_back_in_time() {
+    let pair = Pair::make();
+    for encrypted in [false, true] {
+        let tls = ListenTls::open(&pair.cert(), &pair.key()).expect("a pair");
+        let tls = Some(Arc::new(tls)).filter(|_| encrypted);
+        let door = Door::open_with(Transport::Tcp, Limits { total: 0, ..wide() }, |gate| gate.tls[0] = tls);
+        // It neither closes nor, over TLS, says a word.
+        let stays = door.connect().await;
+        door.until("turning away", |door| door.gate.turning_away.available_permits() == 0).await;
+        door.until("turned away", |door| door.gate.turning_away.available_permits() == 1).await;
+        drop(stays);
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_where_tls_or_a_proxy_is_awaited_is_cut_off_in_time() {
+    let pair = Pair::make();
+    let tls = Arc::new(ListenTls::open(&pair.cert(), &pair.key()).expect("a pair"));
+    let proxies = Proxies {
+        networks: vec!["127.0.0.0/8".parse().expect("a network")],
+        protocol: true,
+        header: String::new(),
+    };
+    for (tls, proxies) in [(Some(tls), Proxies::default()), (None, proxies)] {
+        let door = Door::open_with(Transport::Tcp, wide(), |gate| {
+            gate.login_timeout = Duration::from_millis(50);
+            (gate.tls[0], gate.proxies) = (tls, proxies);
+        });
+        assert_eq!(heard(&mut door.connect().await).await, "");
+        door.until("given back", |door| door.doorkeeper.open() == 0).await;
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,10 @@ use crate::config::without_login;
 
 /// A key set larger than this is not taken.
 const MAX_BYTES: usize = 1 << 20;
+/// How long the source may take, from the connection to the last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Redirects that are followed.
+const MAX_REDIRECTS: usize = 2;
 /// However many unknown keys are named, the source is asked no more often.
 const MIN_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -57,7 +60,7 @@ impl Jwks {
         let source = if is_url {
             let client = reqwest::Client::builder()
                 .timeout(FETCH_TIMEOUT)
-                .redirect(reqwest::redirect::Policy::limited(2))
+                .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
                 .build()?;
             Source::Url { url: location.parse().context("`auth.jwks` is not a URL")?, client }
         } else {
@@ -329,6 +332,58 @@ mod tests {
         let _ = server.await;
         assert!(jwks.refresh().await.is_err(), "the URL is down");
         assert!(accepts(&jwks, &token(&old, Some("old"))).await, "keys in hand keep working");
+    }
+
+    /// Takes a real time-out, and waits for its end and not for a time.
+    #[tokio::test]
+    async fn a_source_that_never_answers_or_never_ends_is_given_up() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let whole = set(&[&ec_key("ec")]);
+        let half = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{whole}", whole.len() + 1);
+        let given_up = ["", "HTTP/1.1 200 OK\r\n", &half].map(async |answer| {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}/", listener.local_addr().expect("an address"));
+            let opening = tokio::time::timeout(Duration::from_secs(20), Jwks::open(&url));
+            let silence = async {
+                let (mut socket, _) = listener.accept().await.expect("asked");
+                socket.write_all(answer.as_bytes()).await.expect("written");
+                // Until the lobby closes.
+                let mut request = Vec::new();
+                let _ = socket.read_to_end(&mut request).await;
+            };
+            let (jwks, ()) = tokio::join!(opening, silence);
+            let jwks = jwks.expect("given up").expect("a URL that does not answer is asked again");
+            assert!(jwks.keys.load().is_empty(), "after {answer:?}");
+        });
+        futures_util::future::join_all(given_up).await;
+    }
+
+    #[tokio::test]
+    async fn redirects_without_end_are_not_followed() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let jwks = Jwks::open(&url);
+        let mut asked = 0;
+        let redirecting = async {
+            loop {
+                let (mut socket, _) = listener.accept().await.expect("asked");
+                let mut request = [0; 4096];
+                assert!(socket.read(&mut request).await.expect("a request") > 0);
+                asked += 1;
+                assert!(asked < 50, "it is followed for ever");
+                let head = format!("HTTP/1.1 302 Found\r\nLocation: {url}{asked}\r\nContent-Length: 0\r\n");
+                socket
+                    .write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())
+                    .await
+                    .expect("answered");
+            }
+        };
+        tokio::select! {
+            jwks = jwks => assert!(jwks.expect("it is asked again").keys.load().is_empty()),
+            () = redirecting => unreachable!("it never ends"),
+        }
+        assert_eq!(asked, 1 + MAX_REDIRECTS);
     }
 
     #[tokio::test]

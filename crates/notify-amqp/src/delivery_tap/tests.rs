@@ -54,6 +54,17 @@ impl Bench {
 }
 
 #[test]
+fn a_body_that_is_announced_takes_no_memory_before_it_comes() {
+    for (announced, reserved) in [(5, 5), (FIRST_CAPACITY, FIRST_CAPACITY), (1 << 40, FIRST_CAPACITY)] {
+        let mut bench = Bench::new();
+        bench.feed(&deliver(1));
+        bench.feed(&header(announced));
+        let taking = bench.tap.taking.as_ref().expect("it waits for its body");
+        assert_eq!(taking.delivery.body_capacity() as u64, reserved, "{announced} bytes are announced");
+    }
+}
+
+#[test]
 fn a_delivery_is_taken_with_all_that_belongs_to_it() {
     let mut bench = Bench::new();
     bench.feed(&delivery(2, &[3, 2]));

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
-use crate::listen_tls::{Certificate, tests::Pair};
+use crate::listen_tls::Certificate;
 
 /// Lets everybody in as user 7.
 struct Everybody;
