@@ -19,7 +19,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -93,7 +93,7 @@ pub async fn serve(
         .layer(guarded(Want::Look));
     let acts = Router::new()
         .route("/api/sessions/kick", post(sessions::kick))
-        .route("/api/publish", post(publish::publish).layer(DefaultBodyLimit::max(MAX_DRAFT)))
+        .route("/api/publish", limited(post(publish::publish)))
         .route("/drain", post(drain::order))
         .with_state(admin.clone())
         .layer(guarded(Want::Act));
@@ -109,6 +109,11 @@ pub async fn serve(
         .merge(acts);
     // Serving fails only with the listener, which is ours.
     let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+}
+
+/// Reads no more of a request than a draft may have.
+fn limited<S: Clone + Send + Sync + 'static>(route: MethodRouter<S>) -> MethodRouter<S> {
+    route.layer(DefaultBodyLimit::max(MAX_DRAFT))
 }
 
 async fn guard(want: Want, token: Arc<ArcSwap<Secret>>, request: Request, next: Next) -> Response {
@@ -144,4 +149,25 @@ async fn render(State(admin): State<Admin>) -> Response {
 fn wants_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_test_notification_over_its_limit_is_refused() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let counted = async |body: String| body.len().to_string();
+        let router = Router::new().route("/", limited(post(counted)));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        for (bytes, status) in [(MAX_DRAFT, StatusCode::OK), (MAX_DRAFT + 1, StatusCode::PAYLOAD_TOO_LARGE)] {
+            let sent = client.post(&url).body("x".repeat(bytes)).send().await.expect("an answer");
+            assert_eq!(sent.status(), status, "{bytes} bytes");
+        }
+        serving.abort();
+    }
 }

@@ -193,6 +193,15 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_has_no_more_decisions_than_its_limit() {
+        let trace = trace(2 * MAX_LIMIT);
+        (0..2 * MAX_LIMIT).for_each(|_| assert!(trace.record(&delivery(), Decided::Everyone).is_some()));
+        for page in [trace.about(UserId::new(1), usize::MAX), trace.about(UserId::new(1), MAX_LIMIT + 1)] {
+            assert_eq!(page.decisions.len(), MAX_LIMIT);
+        }
+    }
+
+    #[test]
     fn a_ring_without_entries_records_nothing() {
         let trace = trace(0);
         assert_eq!(trace.record(&delivery(), Decided::Everyone), None);

@@ -181,7 +181,7 @@ mod tests {
             assert!(socket.read(&mut [0; 4096]).await.expect("a request") > 0);
             answer(socket).await;
         };
-        let asking = tokio::time::timeout(Duration::from_secs(60), lobby.ask(Method::GET, "/"));
+        let asking = tokio::time::timeout(Duration::from_secs(30), lobby.ask(Method::GET, "/"));
         let (asked, ()) = tokio::join!(asking, answering);
         match asked.expect("it is given up") {
             Err(Unanswered::Away(error)) => format!("{error:#}"),

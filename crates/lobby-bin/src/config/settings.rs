@@ -490,6 +490,23 @@ mod tests {
     }
 
     #[test]
+    fn each_limit_on_connections_reaches_the_doorkeeper() {
+        let flags = [
+            "listen.max_connections=3",
+            "listen.max_connections_per_address=5",
+            "listen.max_accepts_per_second=7",
+            "listen.accept_burst=11",
+            "listen.max_accepts_per_second_per_address=13",
+            "listen.accept_burst_per_address=17",
+        ];
+        let flags = flags.map(str::to_owned).into();
+        let sources = crate::config::Sources { flags, ..crate::config::Sources::default() };
+        let limits = crate::config::load(&sources).expect("accepted").config.connection_limits();
+        assert_eq!((limits.total, limits.per_address), (3, 5));
+        assert_eq!((limits.rate, limits.address_rate), (Rate::new(7, 11), Rate::new(13, 17)));
+    }
+
+    #[test]
     fn names_that_scripts_rely_on_are_there() {
         let variables: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
         for name in [

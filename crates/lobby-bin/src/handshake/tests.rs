@@ -111,6 +111,9 @@ async fn before_the_login_only_the_way_to_it_is_open() {
         let got = answer(gate(later), Transport::Tcp, &said, CancellationToken::new()).await;
         assert!(got.contains(heard), "{said:.40}: {got}");
     }
+    let head = format!("GET / HTTP/1.1\r\nHost: x\r\nFill: {}", "x".repeat(1024));
+    let got = answer(gate(later), Transport::WebSocket, &head, CancellationToken::new()).await;
+    assert!(got.starts_with("HTTP/1.1 431 "), "{got}");
 }
 
 #[tokio::test]

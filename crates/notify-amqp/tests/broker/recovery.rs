@@ -1,12 +1,14 @@
 use std::time::{Duration, Instant};
 
 use notify_amqp::{Consumer, ConsumerError, ConsumerStatus, Delivery, Ticket};
+use tokio::time::timeout;
 
 use crate::{
     management,
     proxy::Proxy,
     raw::entry,
-    rig::{Rig, Running, threads},
+    rig::{PATIENCE, Rig, Running, threads},
+    swallowing::{Swallow, SwallowingProxy},
 };
 
 fn waiting_for(test: impl Fn(&ConsumerError) -> bool) -> impl Fn(&ConsumerStatus) -> bool {
@@ -192,6 +194,33 @@ async fn a_broker_that_never_answers_does_not_hold_the_consumer() {
     running.until("consuming", ConsumerStatus::is_consuming).await;
     assert!(proxy.accepted() >= 2);
     running.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_the_broker_does_not_answer_is_given_up_and_tried_anew() {
+    let rig = Rig::new();
+    let proxy = SwallowingProxy::to(&rig.url.address());
+    let mut config = rig.config_at(rig.url_with_port(proxy.port()));
+    config.broker.call_timeout = Duration::from_millis(300);
+    for (what, named) in [(Swallow::OpenedChannels, "channel.open"), (Swallow::Prefetches, "basic.qos")] {
+        proxy.swallow(what);
+        let running = Running::spawn(config.clone());
+        // Heartbeats come through meanwhile: nothing else ends the wait.
+        let timed_out = |error: &_| matches!(error, ConsumerError::TimedOut { call, .. } if *call == named);
+        running.until("timed out", waiting_for(timed_out)).await;
+        proxy.swallow(Swallow::Nothing);
+        running.until("consuming", ConsumerStatus::is_consuming).await;
+        running.handle.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_close_that_the_broker_does_not_answer_is_cut_short() {
+    let rig = Rig::new();
+    let proxy = SwallowingProxy::to(&rig.url.address());
+    let running = Running::start(rig.config_at(rig.url_with_port(proxy.port()))).await;
+    proxy.swallow(Swallow::Closes);
+    timeout(PATIENCE, running.handle.stop()).await.expect("it ends without an answer");
 }
 
 #[tokio::test]

@@ -19,6 +19,12 @@ pub enum Swallow {
     Deliveries,
     /// `basic.cancel`: the consumer does not learn of its end.
     Cancels,
+    /// `channel.open-ok`.
+    OpenedChannels,
+    /// `basic.qos-ok`.
+    Prefetches,
+    /// `connection.close-ok`.
+    Closes,
     /// All that is said on other channels of a connection than its first.
     OtherChannels,
 }
@@ -74,10 +80,16 @@ fn forward(mut from: TcpStream, mut to: TcpStream, swallow: &AtomicU8) {
         if let Some(method) = method {
             in_delivery = method == [0, 60, 0, 60] && swallowed == Swallow::Deliveries as u8;
         }
-        let cancel = method == Some(&[0, 60, 0, 30]) && swallowed == Swallow::Cancels as u8;
+        let answers: [(&[u8], Swallow); 4] = [
+            (&[0, 60, 0, 30], Swallow::Cancels),
+            (&[0, 20, 0, 11], Swallow::OpenedChannels),
+            (&[0, 60, 0, 11], Swallow::Prefetches),
+            (&[0, 10, 0, 51], Swallow::Closes),
+        ];
+        let kept = answers.iter().any(|(said, what)| method == Some(*said) && swallowed == *what as u8);
         let channel = u16::from_be_bytes([head[1], head[2]]);
         let other = channel > 1 && swallowed == Swallow::OtherChannels as u8;
-        if cancel || other || (in_delivery && head[0] != 8) {
+        if kept || other || (in_delivery && head[0] != 8) {
             continue;
         }
         if to.write_all(&frame).is_err() {
