@@ -100,9 +100,12 @@ mod tests {
     #[test]
     fn a_tracestate_is_passed_on_unless_it_is_not_valid_or_too_long() {
         let parent = sampled_parent(format!("00-{TRACE}-{PARENT}-01").as_bytes()).expect("a parent");
-        let long = format!("a={}", "x".repeat(MAX_STATE));
-        let longest: Vec<_> = (0..4).map(|n| format!("a{n}={}", "x".repeat(124))).collect();
-        let longest = longest.join(",");
+        let members = |last: usize| {
+            let lengths = [124, 124, 124, last].into_iter().enumerate();
+            lengths.map(|(n, length)| format!("a{n}={}", "x".repeat(length))).collect::<Vec<_>>().join(",")
+        };
+        let (longest, long) = (members(125), members(126));
+        assert_eq!(longest.len(), MAX_STATE);
         for (given, passed_on) in [
             (&b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"[..], "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"),
             (longest.as_bytes(), &*longest),
