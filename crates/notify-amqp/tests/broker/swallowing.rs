@@ -96,5 +96,8 @@ fn forward(mut from: TcpStream, mut to: TcpStream, swallow: &AtomicU8) {
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
+    // The broker closes after that answer, which would be an answer, too.
+    if swallow.load(Ordering::SeqCst) != Swallow::Closes as u8 {
+        let _ = to.shutdown(Shutdown::Both);
+    }
 }
