@@ -90,14 +90,16 @@ impl Cluster {
     }
 
     /// Parts a node from the others, both ways, until it is started anew: it has another cookie for each of them. It runs
-    /// on, and acts as `handling` says (`cluster_partition_handling`, RabbitMQ's clustering guide).
-    pub(crate) async fn part(&self, number: usize, handling: &str) -> anyhow::Result<()> {
+    /// on, and acts as `handling` says (`cluster_partition_handling`, RabbitMQ's clustering guide). When it was told to.
+    pub(crate) async fn part(&self, number: usize, handling: &str) -> anyhow::Result<Instant> {
         for node in &self.nodes {
             let set = format!("application:set_env(rabbit, cluster_partition_handling, {handling}).");
             node.control(&["eval", &set]).await?;
         }
         let cut = "[begin erlang:set_cookie(N, parted), erlang:disconnect_node(N) end || N <- nodes()].";
-        self.nodes[number].control(&["eval", cut]).await
+        let told = Instant::now();
+        self.nodes[number].control(&["eval", cut]).await?;
+        Ok(told)
     }
 
     /// One of the three.

@@ -56,7 +56,8 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         id: "R5",
-        done: "three-node cluster: the lobby's node cut off; in the long form also the lobby's node and the queue's killed",
+        done: "three-node cluster: a partition cuts the lobby's node off, which pauses; in the long form also serves on, hangs, is \
+               killed, and the queue's node too",
         required: "fails over through the list of hosts; quorum option loses nothing; classic option says what it lost",
         sharing: Sharing::SideBySide,
         takes: Takes { short: 120, long: 240 },

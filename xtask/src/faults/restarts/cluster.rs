@@ -24,9 +24,13 @@ enum Cut {
 }
 
 impl Cut {
-    async fn make(self, cluster: &Cluster) -> anyhow::Result<()> {
+    /// Cuts; when.
+    async fn make(self, cluster: &Cluster) -> anyhow::Result<Instant> {
         match self {
-            Self::Hung => cluster.node(nodes::CONNECTED).signal(Signal::STOP),
+            Self::Hung => {
+                cluster.node(nodes::CONNECTED).signal(Signal::STOP)?;
+                Ok(Instant::now())
+            }
             Self::Paused => cluster.part(nodes::CONNECTED, "pause_minority").await,
             Self::Ignored => cluster.part(nodes::CONNECTED, "ignore").await,
         }
@@ -67,8 +71,7 @@ async fn cut_off(scene: &Scene, cluster: &Cluster, cut: Cut) -> anyhow::Result<(
     let mut source = side.source(&url);
     source.reached(500).await?;
     let before = reconnects(&side.lobby.metrics().await?);
-    let fault = Instant::now();
-    cut.make(cluster).await?;
+    let fault = cut.make(cluster).await?;
     let outcome = async {
         let again = |metrics: &crate::lobby::Metrics| reconnects(metrics) > before;
         side.lobby.metrics_until("a reconnect", again).await?;
