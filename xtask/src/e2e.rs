@@ -10,6 +10,7 @@ pub(crate) mod broker_login;
 mod catalog;
 pub(crate) mod cluster;
 mod console;
+mod console_why;
 mod conversation;
 mod dead_letters;
 pub(crate) mod drain;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
+use self::demo::Audience;
 use crate::amqp_wire::AmqpUrl;
 use crate::broker::{Broker, BrokerOptions};
 use crate::client::Transport;
@@ -47,11 +48,26 @@ async fn with_broker(broker: &Broker, once: bool, progress: &mut impl FnMut(&str
         shown = start_and_show(broker, &log, progress) => shown,
         interrupted = tokio::signal::ctrl_c() => return interrupted.context("wait for Ctrl-C"),
     };
-    let mut lobby = shown.inspect_err(|_| show_log(&log))?;
+    let (mut lobby, audience) = shown.inspect_err(|_| show_log(&log))?;
     if !once {
-        println!("\nThe lobby stays up. Ctrl-C ends it, and the broker if it was started here.");
+        println!(
+            "\nThe lobby stays up, and both clients show what they get. The console: http://{}/",
+            lobby.admin_address()?
+        );
+        println!("Ctrl-C ends it, and the broker if it was started here.");
+        let url = AmqpUrl::parse(&broker.amqp_url())?;
+        // On somebody else's broker nothing more is published than what was shown.
+        let staying = audience.stay(&url, broker.is_ours());
+        let staying = async {
+            match staying.await {
+                Ok(()) => {}
+                Err(error) => eprintln!("the clients have left: {error:#}"),
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C")?,
+            () = staying => {}
             ended = lobby.exited(A_YEAR) => {
                 show_log(&log);
                 bail!("the lobby ended by itself: {}", ended?);
@@ -69,7 +85,7 @@ async fn start_and_show(
     broker: &Broker,
     log: &LogBook,
     progress: &mut impl FnMut(&str),
-) -> anyhow::Result<Lobby> {
+) -> anyhow::Result<(Lobby, Audience)> {
     progress("building the lobby; the first time takes some minutes");
     let binary = build::lobby().await?;
     let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(43).collect();
@@ -77,10 +93,8 @@ async fn start_and_show(
     let mut lobby = setup(&binary, broker, &secret).start(log.clone()).await.context("start the lobby")?;
     lobby.ready().await?;
     show_addresses(broker, &lobby, &secret)?;
-    demo::show(&lobby, &AmqpUrl::parse(&broker.amqp_url())?, &secret)
-        .await
-        .context("the demonstration failed")?;
-    Ok(lobby)
+    let shown = demo::show(&lobby, &AmqpUrl::parse(&broker.amqp_url())?, &secret).await;
+    Ok((lobby, shown.context("the demonstration failed")?))
 }
 
 fn show_log(log: &LogBook) {

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const KEPT = 900; // seconds, as many as the lobby keeps
 const samples = [];
 let hello = {};
+let latest = null; // what the lobby last said of itself
 let token = sessionStorage.getItem("token") ?? "";
 
 const number = new Intl.NumberFormat("en");
@@ -139,6 +140,7 @@ const CODES = {
 };
 
 function draw(state) {
+  latest = state;
   const now = samples.at(-1);
   status(state.ready ? "good" : "bad", state.ready ? "ready" : "not ready");
   say(state.ready ? "" : [state.why.reason, state.why.hint].filter(Boolean).join(": "));
@@ -146,7 +148,7 @@ function draw(state) {
     const tile = (name, value, note = "", bad = false, wide = false) =>
       element("div", { class: `tile${bad ? " bad" : ""}${wide ? " wide" : ""}` }, element("small", {}, name), element("b", {}, value), element("small", {}, note));
     $("tiles").replaceChildren(
-      tile("Sessions", count(now.sessions_tcp + now.sessions_websocket), `${count(now.connections)} of ${count(hello.max_connections)} connections`),
+      tile("Sessions", count(now.sessions_tcp + now.sessions_websocket), `${count(now.connections)} of ${count(state.max_connections)} connections`),
       tile("Messages in", `${rate((now.unicast_s ?? 0) + (now.broadcast_s ?? 0) + (now.not_connected_s ?? 0) + (now.dropped_s ?? 0))}/s`, `${count(now.unacked)} not acked, at most ${count(hello.prefetch)}`),
       tile("Written", `${rate(now.written_s ?? 0)}/s`, `${bytes(now.written_bytes_s ?? 0)}/s`),
       tile("Broker to socket, p99", now.p99_us == null ? "–" : micros(now.p99_us), now.p50_us == null ? "no message this second" : `p50 ${micros(now.p50_us)}`),
@@ -271,20 +273,70 @@ function why({ outcome, reason, detail, sessions, user, age_ms }) {
   }
 }
 
+// Why somebody got nothing, in the order in which it can go wrong: the lobby, the broker and the publisher, the contract, the player.
+function answer(user, page, dropped, sessions) {
+  const line = (colour, text) => element("li", { class: colour }, text);
+  const ago = ({ age_ms }) => `${span(age_ms / 1000)} ago`;
+  const lines = [];
+  if (!latest?.ready) lines.push(line("red", `This lobby is not ready: ${[latest?.why.reason, latest?.why.hint].filter(Boolean).join(": ") || "it has not said why"}. Until it is, messages wait for it at the broker, if its queue is there.`));
+  const place = `this lobby, which consumes ${latest?.why.queue ?? "its queue"} at exchange ${hello.exchange}`;
+  const own = page.decisions.filter((decision) => decision.user != null);
+  const everyone = page.decisions.length - own.length;
+  const last = own.at(-1);
+  if (!last) {
+    const from = page.since ? "in what it remembers" : "since it started";
+    lines.push(line("amber", `No message for user ${user} came to ${place}, ${from}. Nobody published one, or to another broker, exchange or routing key (then the broker returns it to a publisher that asks for that), or it is among the dropped.`));
+  } else {
+    const missed = last.outcome !== "written";
+    const advice = { not_connected: "He may be on another lobby: ask there too.", overflowed: "A slow client is closed with code 4000; his line or his client is slow.", cut_off: "His connection was lost meanwhile.",
+      written: "Look at the client." }[last.outcome] ?? "";
+    lines.push(line(missed ? "amber" : "green", `${own.length === 1 ? `1 message for user ${user},` : `${count(own.length)} messages for user ${user}, the last`} ${ago(last)}: ${why(last)}. ${advice}`));
+  }
+  const closed = page.decisions.filter(({ user: to, outcome }) => to != null && outcome === "overflowed");
+  if (closed.length) {
+    lines.push(line("amber", `${closed.length === 1 ? "1 message was" : `${count(closed.length)} messages were`} lost with a session that was too slow and closed with code 4000, the last ${ago(closed.at(-1))}.`));
+  }
+  if (everyone) {
+    const broadcast = page.decisions.findLast((decision) => decision.user == null);
+    lines.push(line(broadcast.outcome === "written" ? "" : "amber", `${count(everyone)} to everyone, the last ${ago(broadcast)}: ${why(broadcast)}.`));
+  }
+  if (dropped.length) {
+    const one = dropped.at(-1);
+    lines.push(line("red", `${count(dropped.length)} dropped, for whomever they were meant, the last ${ago(one)}: ${why(one)}. If one was for user ${user}, its publisher has to mend it.`));
+  }
+  const mine = sessions.filter((session) => session.user === Number(user));
+  lines.push(mine.length ? line("green", `User ${user} is logged in here now: ${mine.map((s) => `${s.transport} from ${s.peer} since ${span(s.age_s)}${s.queued_bytes ? `, ${bytes(s.queued_bytes)} waiting` : ""}`).join("; ")}.`)
+    : line("amber", `User ${user} is not logged in here now.`));
+  return lines;
+}
+
+const SHOWN = 100;
+let asked = 0;
 async function listDecisions() {
   const user = $("trace-user").value.trim();
+  const turn = ++asked;
   try {
-    const page = await (await ask(user ? `trace?user=${encodeURIComponent(user)}` : "trace")).json();
-    const rows = page.decisions.toReversed().map((decision) => {
+    const get = async (path) => (await ask(path)).json();
+    const [page, missed, found] = await Promise.all(user
+      ? [get(`trace?limit=1000&user=${encodeURIComponent(user)}`), get("trace?limit=1000"), get(`api/sessions?limit=1000&text=${encodeURIComponent(user)}`)]
+      : [get("trace")]);
+    if (turn !== asked) return;
+    const dropped = (missed?.decisions ?? []).filter(({ outcome }) => outcome === "dropped");
+    const all = [...page.decisions, ...dropped].sort((a, b) => b.serial - a.serial);
+    const rows = all.slice(0, SHOWN).map((decision) => {
       const cell = (text, wrap) => element("td", wrap ? { class: "wrap" } : {}, text ?? "");
-      return element("tr", {}, cell(decision.at.replace("T", " ").replace("Z", "")), cell(decision.user == null ? "everyone" : `user ${decision.user}`), cell(decision.outcome),
+      const whom = decision.user != null ? `user ${decision.user}` : decision.outcome === "dropped" || decision.outcome === "channel_reserved" ? "nobody" : "everyone";
+      return element("tr", {}, cell(decision.at.replace("T", " ").replace("Z", "")), cell(whom), cell(decision.outcome.replaceAll("_", " ")),
         cell(why(decision), true), cell(decision.headers, true), cell(decision.message_id));
     });
+    $("trace-answer").replaceChildren(...(user ? answer(user, page, dropped, found.sessions) : []));
     $("trace-rows").replaceChildren(...rows);
-    const since = page.since ? `since ${page.since}` : "since the start";
-    $("trace-note").textContent = rows.length ? `${rows.length} of the last ${count(Math.min(page.recorded, page.entries))} decisions, ${since}; the newest first`
-      : user ? `No message for user ${user} and no broadcast ${since}: this lobby got none.` : `Every message ${since} was written to every session it was for.`;
+    const since = page.since ? `since ${page.since.replace("T", " ").replace("Z", " UTC")}` : "since the start";
+    $("trace-note").textContent = !page.entries ? "Nothing is remembered here: trace.decisions is 0."
+      : rows.length ? `${count(rows.length)} of the last ${count(Math.min(page.recorded, page.entries))} decisions, ${since}; the newest first`
+      : user ? `Nothing ${since}.` : `Every message ${since} was written to every session it was for.`;
   } catch (error) {
+    $("trace-answer").replaceChildren();
     $("trace-note").textContent = error.message;
   }
 }

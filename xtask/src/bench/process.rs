@@ -46,6 +46,14 @@ impl Usage {
         self.threads.values().sum()
     }
 
+    /// The threads that used most, with their milliseconds.
+    pub(crate) fn busiest(&self) -> String {
+        let mut threads: Vec<_> = self.threads.iter().collect();
+        threads.sort_unstable_by_key(|(_, nanos)| std::cmp::Reverse(**nanos));
+        let shown = threads.iter().take(3).map(|(name, nanos)| format!("{name} {} ms", *nanos / 1_000_000));
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
     /// Nanoseconds of CPU of the thread `name`, 0 without one.
     pub(super) fn thread(&self, name: &str) -> u64 {
         self.threads.get(name).copied().unwrap_or(0)

@@ -5,10 +5,10 @@ use futures_util::future::BoxFuture;
 use super::kit;
 use super::stage::Stage;
 use super::{
-    addressing, admittance, broker_login, cluster, console, conversation, dead_letters, drain, duplicates,
-    examples, exit_codes, haproxy, limits, logins, monitoring, otel, outage, publish_command, publishers,
-    queue_modes, receipts, recordings, refusals, reload, restart, rolling, self_check, service_manager,
-    slow_reader, start_up, top, topology, trace, vectors,
+    addressing, admittance, broker_login, cluster, console, console_why, conversation, dead_letters, drain,
+    duplicates, examples, exit_codes, haproxy, limits, logins, monitoring, otel, outage, publish_command,
+    publishers, queue_modes, receipts, recordings, refusals, reload, restart, rolling, self_check,
+    service_manager, slow_reader, start_up, top, topology, trace, vectors,
 };
 
 /// Whether others may use the broker meanwhile.
@@ -76,6 +76,8 @@ scenarios! {
     "drain-at-its-worst" SideBySide drain::at_its_worst,
     "reload" SideBySide reload::reload,
     "rolling-drain" SideBySide rolling::rolling_drain,
+    "console-idle" SideBySide console::idle,
+    "console-why" SideBySide console_why::why,
     "console-token" SideBySide console::token_and_kick,
     "console-publish" SideBySide console::publish_form,
     "console-client" SideBySide console::client_tab,

@@ -1,17 +1,26 @@
 //! The console in a browser: read and clicked as a person does. Pictures of it are left in `target/console`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::addressing::received;
 use super::stage::{SECRET, Stage};
+use crate::PATIENCE;
+use crate::bench::process::Usage;
 use crate::browser::{self, Page};
 use crate::client::Transport;
 use crate::lobby::Lobby;
 use crate::{apt, http, token};
 
+/// How long an idle lobby is watched, and which part of a core it may use.
+const IDLE: Duration = Duration::from_secs(20);
+const MOST_IDLE: f64 = 0.01;
 const MANY: usize = 200;
 const ONE_OF_MANY: &str = r#"{"command":"many"}"#;
 const FOR_ONE: &str = r#"{"command":"test","price":1.10}"#;
@@ -58,6 +67,7 @@ pub(super) async fn overview(stage: &Stage) -> anyhow::Result<()> {
     page.fill("#trace-user", "43").await?;
     page.click("#trace button").await?;
     page.shows("#trace-rows td", "user 43 had no session on this lobby").await?;
+    page.shows("#trace-answer li", "User 43 is not logged in here now").await?;
     photographs(&mut page, "missed").await?;
     ensure!(page.complaints().is_empty(), "the page complains: {:?}", page.complaints());
 
@@ -169,13 +179,45 @@ pub(super) async fn client_tab(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn address(lobby: &Lobby) -> anyhow::Result<String> {
+/// The admin address costs next to nothing while nobody watches, the self-check included.
+pub(super) async fn idle(stage: &Stage) -> anyhow::Result<()> {
+    let lobby = stage.lobby().await?;
+    let client = stage.client(&lobby, Transport::Tcp, 42).await?;
+    let admin = lobby.admin_address()?.to_string();
+    // Somebody has watched, and has gone.
+    let page = http::get(&admin, "/").await?;
+    ensure!(page.status == 200, "the page: {page:?}");
+    let mut watching = TcpStream::connect(&admin).await.context("watch")?;
+    let request = format!("GET /api/events HTTP/1.1\r\nHost: {admin}\r\n\r\n");
+    watching.write_all(request.as_bytes()).await?;
+    let mut seen = String::new();
+    while !seen.contains("event: tick") {
+        let mut chunk = [0; 4096];
+        let read = timeout(PATIENCE, watching.read(&mut chunk)).await.context("nothing to watch")??;
+        ensure!(read > 0, "the lobby ended the events: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+    }
+    drop(watching);
+
+    let before = Usage::of(lobby.pid())?;
+    let begin = Instant::now();
+    sleep(IDLE).await;
+    let used = Usage::of(lobby.pid())?.since(&before);
+    let share = used.cpu() as f64 / begin.elapsed().as_nanos() as f64;
+    let threads = used.busiest();
+    stage.fact(format!("{:.2} % of a core with nobody watching ({threads})", share * 100.0));
+    ensure!(share < MOST_IDLE, "{:.2} % of a core with nobody watching: {threads}", share * 100.0);
+    drop(client);
+    stage.leaves_nothing(lobby).await
+}
+
+pub(super) fn address(lobby: &Lobby) -> anyhow::Result<String> {
     Ok(format!("http://{}/", lobby.admin_address()?))
 }
 
 /// A browser: the one that is installed, else Debian's. None, with the reason noted, where there can be none; CI
 /// must have one.
-async fn browser(stage: &Stage) -> anyhow::Result<Option<Page>> {
+pub(super) async fn browser(stage: &Stage) -> anyhow::Result<Option<Page>> {
     if browser::program().is_none() {
         let installed = match apt::usable() {
             Ok(()) => apt::install(&["chromium", "fonts-dejavu-core"], &mut |step| eprintln!("{step}")).await,
@@ -191,7 +233,7 @@ async fn browser(stage: &Stage) -> anyhow::Result<Option<Page>> {
 }
 
 /// What the page shows now: light, dark, and on a phone, where nothing may stick out at the side.
-async fn photographs(page: &mut Page, name: &str) -> anyhow::Result<()> {
+pub(super) async fn photographs(page: &mut Page, name: &str) -> anyhow::Result<()> {
     let folder = pictures();
     std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     for (suffix, width, dark) in [("dark", 1280, true), ("phone", 400, false), ("light", 1280, false)] {

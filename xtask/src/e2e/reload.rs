@@ -58,6 +58,11 @@ pub(super) async fn reload(stage: &Stage) -> anyhow::Result<()> {
             "{key}: {record:?}"
         );
     }
+    let admin = lobby.admin_address()?.to_string();
+    let top =
+        stage.bare_setup().arguments(["top", "--once", "--json", "--admin", &admin]).run_to_exit().await?;
+    let seen: serde_json::Value = serde_json::from_str(&top.stdout).context("lobby top --once --json")?;
+    ensure!(seen["state"]["max_connections"] == 5, "who looks sees another limit: {}", seen["state"]);
     let mut second = stage.stranger(&lobby, Transport::Tcp).await?;
     second.authenticate(&token::valid(OLD, 2)?).await?;
     second.command("authentication_failed").await?;

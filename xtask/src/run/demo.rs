@@ -1,9 +1,12 @@
-//! Two clients, three messages, and who received what.
+//! Two clients, three messages, and who received what; then the clients stay and show what they get.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use notify_protocol::{DEFAULT_EXCHANGE, NOTIFY_ROUTING_KEY};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::amqp_wire::{AmqpUrl, Message, Outcome, Properties, Publisher};
 use crate::client::{Client, Transport};
@@ -22,6 +25,11 @@ struct Shown {
 const ZEP: i64 = 42;
 const ADA: i64 = 7;
 const NOBODY: i64 = 43;
+/// How the messages begin that keep the console's plots moving.
+const TICK: &[u8] = br#"{"command":"demo_tick","count":"#;
+const TICKING: Duration = Duration::from_millis(500);
+/// How long a client waits for a line; the lobby's pings keep it.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn messages() -> Vec<Shown> {
     let notice = |text: &str| json!({"command": "notice", "style": "info", "text": text}).to_string();
@@ -47,11 +55,57 @@ fn messages() -> Vec<Shown> {
     ]
 }
 
+/// Those who stay.
+#[derive(Debug)]
+pub(super) struct Audience {
+    clients: [(&'static str, Client); 2],
+}
+
+impl Audience {
+    /// Prints what the clients get, until one is closed. With `ticking`, a small message goes to each of them and to user
+    /// 43 every few seconds, which are not printed: the console then has something to show.
+    ///
+    /// # Errors
+    /// The broker does not take the messages, or the lobby closed a client.
+    pub(super) async fn stay(self, broker: &AmqpUrl, ticking: bool) -> anyhow::Result<()> {
+        let mut staying: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        for (name, mut client) in self.clients {
+            client.patient(A_DAY);
+            staying.spawn(async move {
+                loop {
+                    let line = client.line().await.with_context(|| name)?;
+                    if !line.bytes().starts_with(TICK) {
+                        println!("{name} got {}", String::from_utf8_lossy(line.bytes()));
+                    }
+                }
+            });
+        }
+        if ticking {
+            let mut publisher = Publisher::open(broker).await?;
+            staying.spawn(async move {
+                let mut ticks = tokio::time::interval(TICKING);
+                for count in 0_u64.. {
+                    ticks.tick().await;
+                    let body = format!("{}{count}}}", String::from_utf8_lossy(TICK));
+                    // The player who is not here misses one in ten.
+                    let to = if count % 10 == 9 { NOBODY } else { [ZEP, ADA][count as usize % 2] };
+                    publish(&mut publisher, Some(to), &body).await?;
+                }
+                Ok(())
+            });
+        }
+        while let Some(ended) = staying.join_next().await {
+            ended.context("a client of the demonstration")??;
+        }
+        Ok(())
+    }
+}
+
 /// Logs in two clients, publishes, prints the transcript.
 ///
 /// # Errors
 /// A client that missed a message, or got one that was not for it.
-pub(super) async fn show(lobby: &Lobby, broker: &AmqpUrl, secret: &str) -> anyhow::Result<()> {
+pub(super) async fn show(lobby: &Lobby, broker: &AmqpUrl, secret: &str) -> anyhow::Result<Audience> {
     let mut zep = client(lobby, secret, ZEP, Transport::Tcp).await?;
     let mut ada = client(lobby, secret, ADA, Transport::WebSocket).await?;
     let mut publisher = Publisher::open(broker).await?;
@@ -91,7 +145,7 @@ pub(super) async fn show(lobby: &Lobby, broker: &AmqpUrl, secret: &str) -> anyho
         metrics.deliveries("not_connected")
     );
     println!("every expected line was received, and nothing else");
-    Ok(())
+    Ok(Audience { clients: [("Zep (user 42)", zep), ("Ada (user 7)", ada)] })
 }
 
 async fn client(lobby: &Lobby, secret: &str, user: i64, transport: Transport) -> anyhow::Result<Client> {

@@ -33,6 +33,8 @@ impl State {
             "ready": ready,
             "draining": self.figures.readiness.is_draining(),
             "why": why,
+            // A reload changes it.
+            "max_connections": self.figures.gate.doorkeeper.most(),
             "dropped": named(dropped.collect()),
             "closes": named(closes.collect()),
             "refused": named(refused.collect()),
@@ -52,7 +54,6 @@ pub fn hello(config: &Config, websocket_port: Option<u16>) -> Value {
         })),
         "outbox_bytes": config.outbox.0,
         "outbox_total_bytes": config.outbox_total.0,
-        "max_connections": config.max_connections,
         "prefetch": config.prefetch,
     })
 }

@@ -146,7 +146,7 @@ pub fn screen(seen: &Seen, width: usize) -> Vec<String> {
             now.sessions_tcp,
             now.sessions_websocket,
             now.connections,
-            seen.hello["max_connections"],
+            seen.state["max_connections"],
             now.handshakes
         ),
         plot(&gauge(sessions)),
@@ -228,12 +228,16 @@ mod tests {
         let mut seen = Seen::default();
         let sample = |at_ms, unicast, written| Sample { at_ms, unicast, written, ..Sample::default() };
         let history = [sample(1000, 5, 10), sample(2000, 15, 40)];
-        let hello = json!({"instance": "eu-1", "max_connections": 9, "prefetch": 200, "history": history,
+        let hello = json!({"instance": "eu-1", "prefetch": 200, "history": history,
             "state": {"ready": true, "draining": false, "why": {"ready": true}}});
         assert!(seen.take(hello));
         let last = Sample { sessions_tcp: 3, p99_us: Some(1500), outbox_bytes: 2048, ..sample(4000, 75, 41) };
-        assert!(!seen.take(json!({"sample": last, "state": {"ready": false, "draining": true,
-            "why": {"reason": "the lobby is draining"}, "closes": {"1012": 7}}})));
+        assert!(
+            !seen.take(
+                json!({"sample": last, "state": {"ready": false, "draining": true, "max_connections": 9,
+            "why": {"reason": "the lobby is draining"}, "closes": {"1012": 7}}})
+            )
+        );
         seen
     }
 
