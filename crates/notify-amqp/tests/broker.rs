@@ -24,8 +24,12 @@ mod poison;
 mod proxy;
 #[path = "broker/publishing.rs"]
 mod publishing;
+#[path = "broker/publishing_in_trouble.rs"]
+mod publishing_in_trouble;
 #[path = "broker/raw.rs"]
 mod raw;
+#[path = "broker/receipts.rs"]
+mod receipts;
 #[path = "broker/recovery.rs"]
 mod recovery;
 #[path = "broker/refusals.rs"]
