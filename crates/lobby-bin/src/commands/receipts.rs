@@ -8,6 +8,8 @@ use notify_protocol::{Receipt, ReceiptOutcome, ReceiptScope};
 
 use crate::{Failure, config::parse_duration};
 
+/// Why receipts cannot come any more.
+const INBOX_LOST: &str = "the reply queue was lost with its connection";
 /// Receipts that an error message names.
 const SHOWN: usize = 5;
 
@@ -66,7 +68,8 @@ impl Wanted {
     }
 
     /// The word for what the receipts of a confirmed message say in all, and why that is a failure if it is one.
-    pub fn verdict(&self, receipts: &[Receipt]) -> (&'static str, Option<Failure>) {
+    /// `inbox_lost`: nobody could hear more of them.
+    pub fn verdict(&self, receipts: &[Receipt], inbox_lost: bool) -> (&'static str, Option<Failure>) {
         let within = self.within;
         if receipts.iter().any(|receipt| receipt.outcome == ReceiptOutcome::Written) {
             return ("written", None);
@@ -78,8 +81,14 @@ impl Wanted {
             if receipts.len() > SHOWN {
                 told.push(format!("and {} more", receipts.len() - SHOWN));
             }
-            let error = anyhow!("confirmed, but no lobby has written it: {}", told.join(", "));
+            let lost = if inbox_lost { format!("; {INBOX_LOST}, so others may have") } else { String::new() };
+            let error = anyhow!("confirmed, but no lobby has written it: {}{lost}", told.join(", "));
             return ("not_written", failure(Failure::NOT_WRITTEN, error));
+        }
+        if inbox_lost {
+            let error =
+                anyhow!("confirmed, but {INBOX_LOST}: lobbies may have written it, which nobody could hear");
+            return ("inbox_lost", failure(Failure::NO_RECEIPT, error));
         }
         let hint = match self.scope {
             ReceiptScope::WrittenOnly => {
@@ -165,10 +174,26 @@ mod tests {
             (some, &[Unknown], "not_written", 82, "unknown"),
         ] {
             let receipts: Vec<_> = outcomes.iter().copied().map(receipt).collect();
-            let (told, failure) = wanted.verdict(&receipts);
+            let (told, failure) = wanted.verdict(&receipts, false);
             let said = failure.as_ref().map_or_else(String::new, |failure| failure.error.to_string());
             assert_eq!((told, failure.map_or(0, |failure| failure.code)), (word, code), "{outcomes:?}");
             assert!(said.contains(words), "{outcomes:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_lost_reply_queue_is_told_unless_somebody_has_written() {
+        use ReceiptOutcome::{NotConnected, Written};
+        let wanted = Wanted { scope: ReceiptScope::All, within: Duration::from_secs(2), answers: None };
+        for (outcome, word, code) in
+            [(None, "inbox_lost", 81), (Some(NotConnected), "not_written", 82), (Some(Written), "written", 0)]
+        {
+            let receipts: Vec<_> = outcome.into_iter().map(receipt).collect();
+            let (told, failure) = wanted.verdict(&receipts, true);
+            assert_eq!((told, failure.as_ref().map_or(0, |failure| failure.code)), (word, code));
+            let says =
+                failure.is_none_or(|failure| failure.error.to_string().contains("reply queue was lost"));
+            assert!(says, "{outcome:?}");
         }
     }
 

@@ -112,8 +112,8 @@ impl Sent {
     ) -> Result<bool, Failure> {
         self.tick();
         match outcome {
-            Ok(Receipted { published, receipts, .. }) => {
-                let (word, failure) = wanted.verdict(receipts);
+            Ok(Receipted { published, receipts, inbox_lost, .. }) => {
+                let (word, failure) = wanted.verdict(receipts, *inbox_lost);
                 self.confirm(number, word, published)?;
                 self.show_receipts(number, receipts)?;
                 *self.written.get_or_insert_default() += u64::from(failure.is_none());
