@@ -49,6 +49,7 @@ macro_rules! included {
 included! {
     delivery = "../../crates/notify-amqp/src/delivery.rs",
     delivery_tap = "../../crates/notify-amqp/src/delivery_tap.rs",
+    broker_version = "../../crates/notify-amqp/src/broker_version.rs",
     frame_filter = "../../crates/notify-amqp/src/frame_filter.rs",
     repair = "../../crates/notify-amqp/src/repair.rs",
     outcome = "../../crates/notify-amqp/src/outcome.rs",
