@@ -3,6 +3,7 @@
 mod drain;
 mod feed;
 mod guard;
+mod listening;
 mod page;
 mod publish;
 mod sample;
@@ -107,8 +108,7 @@ pub async fn serve(
         .with_state(admin)
         .merge(looks)
         .merge(acts);
-    // Serving fails only with the listener, which is ours.
-    let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    listening::serve(listener, router, listening::Limits::default(), stop).await;
 }
 
 /// Reads no more of a request than a draft may have.

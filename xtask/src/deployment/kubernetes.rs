@@ -12,6 +12,8 @@ use crate::environment::{Environment, PROBE_LIMIT, run, said};
 use crate::{apt, python};
 
 const DIRECTORY: &str = "deploy/kubernetes";
+/// Where the pod has its secrets.
+const SECRETS: &str = "/etc/lobby/secrets";
 /// Listeners, by the name of the container's port.
 const LISTENERS: [&str; 3] = ["tcp", "websocket", "admin"];
 /// What each probe asks.
@@ -30,14 +32,28 @@ pub(super) async fn check(lobby: &Path) -> anyhow::Result<Option<String>> {
         .flatten()
         .find(|document| document["kind"] == "StatefulSet")
         .context("no StatefulSet")?;
-    let mut command = Command::new(lobby);
-    command.args(["--config", &format!("{DIRECTORY}/lobby.toml"), "check-config"]).env_clear();
-    let output = run(command, PROBE_LIMIT).await?;
-    ensure!(output.status.success(), "{DIRECTORY}/lobby.toml: {}", said(&output));
-    let configuration = chosen(&String::from_utf8_lossy(&output.stdout));
+    let configuration = accepted(lobby).await?;
     let faults = faults(&stateful_set, &configuration);
     ensure!(faults.is_empty(), "{DIRECTORY}:\n  {}", faults.join("\n  "));
     schemas(&resources).await
+}
+
+/// The configuration as the lobby takes it in a pod, whose secrets are files here too.
+async fn accepted(lobby: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let mounted = tempfile::tempdir()?;
+    let here = mounted.path().to_str().context("a temporary directory that is text")?;
+    let text = read(&format!("{DIRECTORY}/lobby.toml"))?;
+    for part in text.split(SECRETS).skip(1) {
+        let name = part.trim_start_matches('/').split('"').next().unwrap_or_default();
+        std::fs::write(mounted.path().join(name), "a secret of the test's").context(name.to_owned())?;
+    }
+    let file = mounted.path().join("lobby.toml");
+    std::fs::write(&file, text.replace(SECRETS, here))?;
+    let mut command = Command::new(lobby);
+    command.arg("--config").arg(&file).arg("check-config").env_clear();
+    let output = run(command, PROBE_LIMIT).await?;
+    ensure!(output.status.success(), "{DIRECTORY}/lobby.toml: {}", said(&output));
+    Ok(chosen(&String::from_utf8_lossy(&output.stdout).replace(here, SECRETS)))
 }
 
 /// Has the manifests judged by Kubernetes' JSON schemas; as kustomize puts them together too, where kubectl is.
