@@ -24,6 +24,11 @@ impl Rate {
         Some(Self { per_second, interval, refill: interval.saturating_mul(burst) })
     }
 
+    /// Tokens that come in this time.
+    pub(crate) fn within(self, time: Duration) -> usize {
+        usize::try_from(nanos(time) / self.interval).unwrap_or(usize::MAX)
+    }
+
     /// Tokens a second, as configured.
     pub const fn per_second(self) -> usize {
         self.per_second

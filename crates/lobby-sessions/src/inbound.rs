@@ -14,7 +14,7 @@ pub enum Event {
     Ping(Vec<u8>),
     /// A WebSocket close frame; the code is the client's, where it gave one.
     Close(Option<u16>),
-    /// Nothing to answer: an empty line, a WebSocket pong, a fragment of a message that goes on. It is told so that it
+    /// Nothing to answer: an empty line, a WebSocket pong, a small fragment of a message that goes on. It is told so that it
     /// counts among what a client may send.
     Nothing,
 }

@@ -72,6 +72,10 @@ pub(crate) struct Session {
     pub(crate) failed_logins: u8,
     /// What of its commands is left; see [`SessionsConfig::command_rate`](crate::SessionsConfig::command_rate).
     pub(crate) commands: Bucket,
+    /// Since when there is something of it that is not heard, see [`Self::is_held`].
+    pub(crate) unheard_since: Option<Instant>,
+    /// Commands beyond those: what it may have said while it was not heard.
+    pub(crate) credit: usize,
     pub(crate) opened: Instant,
     pub(crate) last_inbound: Instant,
     pub(crate) expires_at: Option<u64>,

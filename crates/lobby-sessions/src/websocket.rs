@@ -27,18 +27,28 @@ pub(crate) struct Frames {
     partial: Option<Vec<u8>>,
 }
 
+/// Fragments of so many bytes and more are bounded by the size of their message, and not told. RFC 6455 section 5.4 lets
+/// anybody on the way cut a message into pieces.
+const LARGE_FRAGMENT: usize = 128;
+
 impl Frames {
     pub(crate) fn next(&mut self, buffer: &mut Buffer, max: usize) -> Option<Result<Event, CloseReason>> {
-        let (header, payload) = match take_frame(buffer, self.room(max))? {
-            Ok(frame) => frame,
-            Err(reason) => return Some(Err(reason)),
-        };
-        Some(match header.opcode {
-            OpCode::Control(Control::Ping) => Ok(Event::Ping(payload)),
-            OpCode::Control(Control::Close) => close_event(&payload),
-            OpCode::Control(_) => Ok(Event::Nothing),
-            OpCode::Data(data) => self.join(data, header.is_final, payload),
-        })
+        loop {
+            let (header, payload) = match take_frame(buffer, self.room(max))? {
+                Ok(frame) => frame,
+                Err(reason) => return Some(Err(reason)),
+            };
+            let size = payload.len();
+            let event = match header.opcode {
+                OpCode::Control(Control::Ping) => Ok(Event::Ping(payload)),
+                OpCode::Control(Control::Close) => close_event(&payload),
+                OpCode::Control(_) => Ok(Event::Nothing),
+                OpCode::Data(data) => self.join(data, header.is_final, payload),
+            };
+            if event != Ok(Event::Nothing) || size < LARGE_FRAGMENT {
+                return Some(event);
+            }
+        }
     }
 
     fn room(&self, max: usize) -> usize {
@@ -193,6 +203,14 @@ mod tests {
             [masked(0x01, b""), masked(0x00, b""), masked(0x8a, b"x"), masked(0x80, b"")].concat();
         let wanted = [Event::Nothing, Event::Nothing, Event::Nothing, Event::Message(Vec::new())];
         assert_eq!(decode(&fragments, 10), wanted.map(Ok));
+    }
+
+    #[test]
+    fn a_large_fragment_is_not_told() {
+        let large = [b'x'; LARGE_FRAGMENT];
+        let bytes = [masked(0x01, &large), masked(0x00, &large[1..]), masked(0x80, b"")].concat();
+        let message = [&large[..], &large[1..]].concat();
+        assert_eq!(decode(&bytes, 300), [Ok(Event::Nothing), Ok(Event::Message(message))]);
     }
 
     #[test]

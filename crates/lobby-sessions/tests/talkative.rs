@@ -2,6 +2,8 @@
 
 mod rig;
 
+use std::time::Duration;
+
 use lobby_sessions::{Rate, Transport};
 use rig::{Lobby, PATIENCE};
 use tokio::{
@@ -79,5 +81,29 @@ async fn what_came_before_is_delivered_to_a_session_that_said_too_much() {
     lobby.unicast(1, "{\"n\":1}").wait().await;
     client.say(&PING.repeat(1000)).await;
     assert_eq!(client.line().await, "{\"n\":1}");
+    assert_eq!(client.closing_code().await, 1008);
+}
+
+#[tokio::test]
+async fn what_a_client_said_while_it_was_behind_is_not_too_much_because_it_is_heard_all_at_once() {
+    const SAID: usize = 300;
+    const BEHIND: Duration = Duration::from_millis(500);
+    let lobby = Lobby::start(|c| c.command_rate = Rate::new(1000, 5)).await;
+    let mut client = lobby.client(1).await;
+    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
+    while lobby.sessions.stats().queued_bytes == 0 {
+        lobby.unicast(1, &json).wait().await;
+    }
+    client.say(&PING.repeat(SAID)).await;
+    // The subject is the time that goes by.
+    tokio::time::sleep(BEHIND).await;
+    let mut pongs = 0;
+    while pongs < SAID {
+        let line = client.line().await;
+        assert!(!line.is_empty() && !line.contains("1008"), "after {pongs} pongs: {line}");
+        pongs += usize::from(line == r#"{"command":"pong"}"#);
+    }
+    // The credit is for that time only.
+    client.say(&PING.repeat(50_000)).await;
     assert_eq!(client.closing_code().await, 1008);
 }

@@ -171,9 +171,12 @@ impl Endless {
 
     async fn end(&self) {
         self.goes_on.store(false, SeqCst);
-        while !self.ended.load(SeqCst) {
-            tokio::task::yield_now().await;
-        }
+        let ended = async {
+            while !self.ended.load(SeqCst) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, ended).await.expect("the shard comes to the end of its deliveries");
     }
 }
 
@@ -213,9 +216,12 @@ async fn a_delivery_does_not_wait_until_all_clients_that_talk_have_been_answered
     const PINGS: usize = 800;
     let (lobby, sessions, mut talkers) = chained(TALKERS).await;
     let welcomed = TALKERS as u64;
-    while sessions.stats().messages_written < welcomed {
-        tokio::task::yield_now().await;
-    }
+    let welcomes = async {
+        while sessions.stats().messages_written < welcomed {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, welcomes).await.expect("all are welcomed");
     // The shard waits for this lock, as each delivery does, until all have talked.
     let endless = Endless::begin(&sessions, lobby.frame("{}"));
     let stalled = endless.written.lock().expect("not poisoned");

@@ -435,7 +435,7 @@ settings! {
         |c, t| c.max_inbound = ByteSize::at_least(t, 64)?;
     sessions.max_login_bytes = "16KiB", "The largest message, and the largest HTTP request head, before login.",
         |c, t| c.max_login = ByteSize::at_least(t, 64)?;
-    sessions.max_commands_per_second = "100", "Commands that a client may send a second, before its login and after it; past it the connection is closed with 1008. Pings count, and so do an empty line and a WebSocket frame of any kind. 0 means no limit.",
+    sessions.max_commands_per_second = "100", "Commands that a client may send a second, before its login and after it; past it the connection is closed with 1008. Pings count, and so do an empty line, a WebSocket pong, and a fragment of less than 128 bytes. 0 means no limit.",
         |c, t| c.max_commands_per_second = whole(t, 0, 1_000_000)?;
     sessions.command_burst = "200", "Commands that it may send at once.",
         |c, t| c.command_burst = whole(t, 1, 1_000_000)?;

@@ -48,8 +48,10 @@ impl Shard {
         let Some(seat) = self.seats.get_mut(key) else { return };
         seat.session_mut().unread = false;
         if seat.session().is_held() {
+            seat.session_mut().unheard_since.get_or_insert(now);
             return;
         }
+        self.desk.credit(seat.session_mut(), now);
         match seat.read(&mut self.scratch) {
             Ok((0, _)) => return self.remove(key),
             Ok((count, more)) => {
@@ -123,11 +125,21 @@ impl Desk {
     fn may_say_more(&self, session: &mut Session) -> bool {
         let Some(rate) = self.config.command_rate else { return true };
         let now = session.opened.elapsed();
-        let may = session.commands.has_token(rate, now);
-        if may {
+        if session.commands.has_token(rate, now) {
             session.commands.take(rate, now);
+            return true;
         }
-        may
+        let credited = session.credit > 0;
+        session.credit = session.credit.saturating_sub(1);
+        credited
+    }
+
+    /// What waited while the session was not heard comes all at once, and was not said so.
+    fn credit(&self, session: &mut Session, now: Instant) {
+        let (Some(since), Some(rate)) = (session.unheard_since.take(), self.config.command_rate) else {
+            return;
+        };
+        session.credit = rate.within(now.saturating_duration_since(since));
     }
 
     /// A fresh token of the same user extends the session; any other counts as a failed login.

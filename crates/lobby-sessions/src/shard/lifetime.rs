@@ -47,6 +47,8 @@ impl Shard {
             unanswered_pings: 0,
             failed_logins: 0,
             commands: Bucket::default(),
+            unheard_since: None,
+            credit: 0,
             opened: now,
             last_inbound: now,
             expires_at: identity.expires_at,
