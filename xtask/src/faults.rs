@@ -189,7 +189,7 @@ impl Company {
         let mut all = std::pin::pin!(all);
         let mut late = Vec::new();
         let mut seen = |(record, log): Ended| {
-            if options.quick && record.excusable() {
+            if options.quick && record.late {
                 late.push(record);
                 return Ok(());
             }
@@ -291,7 +291,7 @@ impl Task {
         });
         let outcome = match acting.await {
             Ok(Ok(outcome)) => outcome.and_then(|()| scene.no_panic()),
-            Ok(Err(_)) => Err(anyhow::anyhow!("still running after {limit:?}")),
+            Ok(Err(_)) => Err(record::Late(format!("still running after {limit:?}")).into()),
             Err(panic) => Err(anyhow::anyhow!("panicked: {panic}")),
         };
         let log = scene.last_log_lines();
@@ -311,6 +311,7 @@ impl Task {
             row: self.row.id.to_owned(),
             form: self.form.name().to_owned(),
             passed: outcome.is_ok() && skipped.is_none(),
+            late: outcome.as_ref().is_err_and(record::is_late),
             skipped,
             error: outcome.err().map(|error| format!("{error:#}")),
             seconds,

@@ -15,9 +15,6 @@ pub(super) struct Figures {
     pub(super) duplicated: u64,
     /// Duplicates without the redelivered flag.
     pub(super) unmarked: u64,
-    /// Something was lost, out of order, somebody else's, or came twice without the flag.
-    #[serde(skip)]
-    pub(super) broken: bool,
     /// How often a recovery was timed.
     pub(super) recoveries: usize,
     pub(super) p50_ms: Option<f64>,
@@ -37,7 +34,6 @@ impl Figures {
         self.lost += tally.lost;
         self.duplicated += tally.duplicated;
         self.unmarked += unmarked;
-        self.broken |= tally.faultless().is_err();
     }
 
     /// Sets the figures of recovery.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::figures::Figures;
+use super::record::Late;
 use super::row::{Form, Row};
 use super::watch::{Census, Watch};
 use crate::broker::Broker;
@@ -108,7 +109,6 @@ impl Scene {
     /// Something was lost, out of order or for somebody else, or came twice without the flag.
     pub(super) fn count(&self, tally: &Tally, unmarked: u64) -> anyhow::Result<()> {
         self.count_after_kill(tally, unmarked)?;
-        self.counted().figures.broken |= unmarked > 0;
         ensure!(unmarked == 0, "{unmarked} duplicates came without the redelivered flag");
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Scene {
     pub(super) fn recovered(&self, took: Duration, limit: Duration) -> anyhow::Result<()> {
         self.counted().times.push(took);
         let limit = limit * self.pick(SHORT_FORM_PATIENCE, 1);
-        ensure!(took <= limit, "recovered after {took:?}, limit {limit:?}");
+        ensure!(took <= limit, Late(format!("recovered after {took:?}, limit {limit:?}")));
         Ok(())
     }
 
@@ -150,7 +150,8 @@ impl Scene {
     pub(super) fn recovered_median(&self, limit: Duration) -> anyhow::Result<()> {
         let limit = limit * self.pick(SHORT_FORM_PATIENCE, 1);
         let p50 = self.figures().p50_ms.context("no recovery was timed")?;
-        ensure!(p50 <= limit.as_secs_f64() * 1000.0, "median of recovery {p50} ms, limit {limit:?}");
+        let late = || Late(format!("median of recovery {p50} ms, limit {limit:?}"));
+        ensure!(p50 <= limit.as_secs_f64() * 1000.0, late());
         Ok(())
     }
 
@@ -158,7 +159,8 @@ impl Scene {
     pub(super) fn recovered_p99(&self, limit: Duration) -> anyhow::Result<()> {
         let limit = limit * self.pick(SHORT_FORM_PATIENCE, 1);
         let p99 = self.figures().p99_ms.context("no recovery was timed")?;
-        ensure!(p99 <= limit.as_secs_f64() * 1000.0, "p99 of recovery {p99} ms, limit {limit:?}");
+        let late = || Late(format!("p99 of recovery {p99} ms, limit {limit:?}"));
+        ensure!(p99 <= limit.as_secs_f64() * 1000.0, late());
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::PATIENCE;
 use crate::bench::crowd::{Crowd, Place};
 use crate::client::Transport;
 use crate::faults::raw::{Raw, auth, holds, upgrade};
+use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::stage::SECRET;
 use crate::token;
@@ -52,7 +53,7 @@ pub(super) async fn slow_handshakes(scene: &Scene) -> anyhow::Result<()> {
         longest = longest.max(ended.context("a slow client")??);
     }
     let most = limit + Duration::from_secs(5) * scene.pick(4, 1);
-    ensure!(longest <= most, "one was closed after {longest:?}, limit {limit:?}");
+    ensure!(longest <= most, Late(format!("one was closed after {longest:?}, limit {limit:?}")));
     lobby.metrics_until("no handshakes", |metrics| metrics.count("lobby_handshakes", &[]) == 0).await?;
     let grown = grown(scene, &lobby, before).await?;
     bystander.is_well(scene).await?;
@@ -227,7 +228,10 @@ pub(super) async fn pings(scene: &Scene) -> anyhow::Result<()> {
     ));
     ensure!(closed > 0, "nobody was closed for pinging without end");
     let limit = (quiet.p99_ms * 1.5 + 25.0) * scene.pick(4.0, 1.0);
-    ensure!(flooded.p99_ms <= limit, "p99 of the others is {:.1} ms, limit {limit:.1}", flooded.p99_ms);
+    ensure!(
+        flooded.p99_ms <= limit,
+        Late(format!("p99 of the others is {:.1} ms, limit {limit:.1}", flooded.p99_ms))
+    );
     ensure!(grown <= 16 << 20, "memory grew by {grown} bytes");
     flood.shutdown().await;
     drop(crowd);

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::PATIENCE;
+use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::traffic::{Traffic, reconnects};
 
@@ -61,7 +62,7 @@ pub(super) async fn stopped(scene: &Scene) -> anyhow::Result<()> {
                 let noticed = start.elapsed();
                 let limit = (heartbeat * 2 + Duration::from_secs(1)) * scene.pick(2, 1);
                 scene.fact(format!("503 after {:.1} s: {}", noticed.as_secs_f64(), said.trim()));
-                ensure!(noticed <= limit, "noticed after {noticed:?}, limit {limit:?}");
+                ensure!(noticed <= limit, Late(format!("noticed after {noticed:?}, limit {limit:?}")));
                 while start.elapsed() < hanging {
                     let answer = lobby.admin("/ready").await?;
                     ensure!(answer.status == 503, "/ready says {} while the broker hangs", answer.status);

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::client::Transport;
 use crate::faults::ledger::Ledger;
+use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::traffic::{Traffic, reconnects};
 use crate::stage::proxy::Way;
@@ -71,7 +72,7 @@ pub(super) async fn black_hole(scene: &Scene) -> anyhow::Result<()> {
         scene.fact(format!("{ways:?}: 503 after {:.1} s: {}", noticed.as_secs_f64(), said.trim()));
         // Twice the heartbeat, when the last one has just come; a broker that hears nothing takes one longer.
         let limit = (heartbeat * 3 + Duration::from_secs(1)) * scene.pick(2, 1);
-        ensure!(noticed <= limit, "{ways:?}: noticed after {noticed:?}, limit {limit:?}");
+        ensure!(noticed <= limit, Late(format!("{ways:?}: noticed after {noticed:?}, limit {limit:?}")));
         ways.iter().for_each(|way| proxy.silence(*way, false));
         scene.timed(traffic.recovery(&lobby, before, Instant::now()).await?);
         lobby.ready().await?;

@@ -12,6 +12,7 @@ use super::namespace::Namespace;
 use super::{closes, sessions};
 use crate::client::{Client, Transport};
 use crate::faults::raw::{Raw, auth};
+use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::traffic::Traffic;
 use crate::stage::SECRET;
@@ -53,7 +54,7 @@ pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
     let within = interval * 3 + Duration::from_secs(3) * scene.pick(4, 1);
     let closing = async {
         while closes(&lobby, "4001").await? < half_open {
-            ensure!(silent.elapsed() < within, "not closed {within:?} after the last byte");
+            ensure!(silent.elapsed() < within, Late(format!("not closed {within:?} after the last byte")));
             sleep(Duration::from_millis(50)).await;
         }
         anyhow::Ok(())

@@ -15,6 +15,7 @@ use crate::amqp_wire::{Message, Outcome, Properties, Publisher};
 use crate::bench::crowd::{Crowd, Latency, Place};
 use crate::client::{Client, Dialing, Line, Transport};
 use crate::faults::raw::Raw;
+use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::lobby::Lobby;
 use crate::stage::SECRET;
@@ -97,9 +98,10 @@ fn unchanged(scene: &Scene, before: Latency, after: Latency) -> anyhow::Result<(
     let limit = (before.p99_ms * 1.5 + 5.0) * scene.pick(4.0, 1.0);
     ensure!(
         after.p99_ms <= limit,
-        "p99 of the others rose from {:.1} to {:.1} ms, limit {limit:.1}",
-        before.p99_ms,
-        after.p99_ms
+        Late(format!(
+            "p99 of the others rose from {:.1} to {:.1} ms, limit {limit:.1}",
+            before.p99_ms, after.p99_ms
+        ))
     );
     Ok(())
 }
@@ -199,7 +201,10 @@ pub(super) async fn one_byte_a_second(scene: &Scene) -> anyhow::Result<()> {
     let waits = Instant::now();
     let within = deadline + Duration::from_secs(5) * scene.pick(4, 1);
     while closes(&lobby, "4000").await? < 2 {
-        ensure!(waits.elapsed() < within, "a reader of a byte a second was still there after {within:?}");
+        ensure!(
+            waits.elapsed() < within,
+            Late(format!("a reader of a byte a second was still there after {within:?}"))
+        );
         sleep(Duration::from_millis(50)).await;
     }
     scene.timed(waits.elapsed());

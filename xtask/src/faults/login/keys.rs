@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant};
 use super::key_server::{Answer, Asked, KeyServer};
 use super::signer::{Signer, key_set};
 use crate::client::{Client, Transport};
+use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::watch::Census;
 use crate::lobby::Lobby;
@@ -133,7 +134,10 @@ async fn server_fails(scene: &Scene) -> anyhow::Result<()> {
         let lasted = asked?.lasted.unwrap_or_default();
         // The lobby counts from its own first step, before the request has come.
         let limits = FETCH_LIMIT.mul_f64(0.8)..=FETCH_LIMIT + Duration::from_secs(scene.pick(3, 1));
-        ensure!(limits.contains(&lasted), "the lobby waited {lasted:?} for keys, limit {FETCH_LIMIT:?}");
+        ensure!(
+            limits.contains(&lasted),
+            Late(format!("the lobby waited {lasted:?} for keys, limit {FETCH_LIMIT:?}"))
+        );
         scene.fact(format!("a server that hangs is left after {:.1} s", lasted.as_secs_f64()));
 
         server.answers(Answer::Huge);
@@ -164,7 +168,7 @@ async fn absent_at_start(scene: &Scene) -> anyhow::Result<()> {
     let lobby = scene.start(&scene.setup().set("LOBBY_AUTH__JWKS", server.url())).await?;
     let took = start.elapsed();
     let limit = FETCH_LIMIT + Duration::from_secs(scene.pick(6, 2));
-    ensure!(took <= limit, "ready after {took:?}, limit {limit:?}");
+    ensure!(took <= limit, Late(format!("ready after {took:?}, limit {limit:?}")));
     server.answers(Answer::Keys(key_set(&[&signer])));
     logs_in(scene, &lobby, &signer).await.context("after the server came")?;
     scene.fact(format!("with a server that hangs at the start: ready after {:.1} s", took.as_secs_f64()));
