@@ -25,12 +25,15 @@ import java.util.HashMap;
 import java.util.Locale;
 import java.util.Map;
 import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.regex.Pattern;
 
 /**
- * Publishes notifications to a lobby's players, with RabbitMQ's Java client. A file to copy; Java from 17 on, Kotlin too.
- * It needs com.rabbitmq:amqp-client 5 and com.fasterxml.jackson.core:jackson-databind 2.
+ * Publishes notifications to a lobby's players, with RabbitMQ's Java client. One file to copy, whence its length; Java from
+ * 17 on, Kotlin too. It needs com.rabbitmq:amqp-client 5 and com.fasterxml.jackson.core:jackson-databind 2.
  *
  * <pre>{@code
  * var factory = new ConnectionFactory();
@@ -390,8 +393,9 @@ public final class Notify implements AutoCloseable {
     /**
      * Connects with the first message, and again after a failure.
      *
-     * @param factory where the broker is and who logs in; a copy is kept
-     * @param timeout for connecting, and for each confirm; from 1 ms on
+     * @param factory where the broker is and who logs in; a copy is kept, which uses NIO: its NioParams count, its
+     *     SocketFactory and SocketConfigurator do not
+     * @param timeout for connecting, name to channel, and for each confirm; from 1 ms on
      */
     public Notify(ConnectionFactory factory, String exchange, Duration timeout) {
         int limit = Math.toIntExact(timeout.toMillis());
@@ -400,6 +404,7 @@ public final class Notify implements AutoCloseable {
         }
         this.factory = factory.clone();
         this.factory.setConnectionTimeout(limit);
+        this.factory.setHandshakeTimeout(limit);
         this.factory.setChannelRpcTimeout(limit);
         // What happens to a message that a lost connection carried is told, not mended behind the publisher's back.
         this.factory.setAutomaticRecoveryEnabled(false);
@@ -456,16 +461,51 @@ public final class Notify implements AutoCloseable {
             return;
         }
         forget();
+        CompletableFuture<Channel> opened = new CompletableFuture<>();
+        // In a thread of its own: version 5.0.0 has no limit for an NIO socket that connects, none has one for a name.
+        Thread opening = new Thread(() -> open(opened), "notify-connect");
+        opening.setDaemon(true);
+        opening.start();
         try {
-            connection = factory.newConnection("notify");
-            channel = connection.createChannel();
-            channel.confirmSelect();
-            channel.addReturnListener((code, text, from, key, properties, body) -> returned = true);
-        } catch (IOException | TimeoutException | ShutdownSignalException error) {
-            forget();
-            throw new NotPublished("cannot connect to " + factory.getHost() + ":" + factory.getPort()
-                    + ", nothing was sent: " + error, error);
+            channel = opened.orTimeout(timeout.toMillis(), TimeUnit.MILLISECONDS).get();
+            connection = channel.getConnection();
+        } catch (ExecutionException error) {
+            opening.interrupt();
+            throw cannotConnect(error.getCause());
+        } catch (InterruptedException error) {
+            opened.cancel(false);
+            opened.thenAccept(late -> late.getConnection().abort(Math.toIntExact(timeout.toMillis())));
+            opening.interrupt();
+            Thread.currentThread().interrupt();
+            throw cannotConnect(error);
         }
+    }
+
+    /** Leaves no connection behind for which nobody waits any longer. */
+    private void open(CompletableFuture<Channel> opened) {
+        Connection made = null;
+        try {
+            made = factory.newConnection("notify");
+            Channel fresh = made.createChannel();
+            fresh.confirmSelect();
+            fresh.addReturnListener((code, text, from, key, properties, body) -> returned = true);
+            if (opened.complete(fresh)) {
+                return;
+            }
+        } catch (Throwable error) {
+            opened.completeExceptionally(error);
+        }
+        if (made != null) {
+            made.abort(Math.toIntExact(timeout.toMillis()));
+        }
+    }
+
+    private NotPublished cannotConnect(Throwable error) {
+        // The library's has no words either.
+        String why = error instanceof TimeoutException && error.getMessage() == null
+                ? "no answer in time (time-out " + timeout + ")" : error.toString();
+        return new NotPublished("cannot connect to " + factory.getHost() + ":" + factory.getPort()
+                + ", nothing was sent: " + why, error);
     }
 
     private void forget() {

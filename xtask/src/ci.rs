@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::build::cargo;
+use crate::environment::Environment;
 use crate::{contract, deny, deployment, dist, documents, java, progress};
 
 /// Crates and what each must not depend on, whatever the path between them.
@@ -198,7 +199,10 @@ async fn async_api() -> anyhow::Result<()> {
 }
 
 async fn java_publisher() -> anyhow::Result<()> {
-    java::environment().await?;
+    if let Environment::Unreachable(reason) = java::environment().await? {
+        eprintln!("left out: the Java publisher: {reason}");
+        return Ok(());
+    }
     if let Some(reason) = java::compile_with_maven().await? {
         eprintln!("left out: the Java publisher with Spring and today's libraries: {reason}");
     }

@@ -10,9 +10,14 @@ mod mistakes;
 mod program;
 mod receipts;
 
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use notify_protocol::NOTIFY_ROUTING_KEY;
-use tokio::time::{Instant, sleep};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::call::{Call, Wanted};
 use self::language::{JAVA, Language, PYTHON, TYPESCRIPT};
@@ -25,7 +30,11 @@ use crate::client::{Client, Line, Transport};
 use crate::environment::Environment;
 use crate::{java, node, python};
 
-const POLL: std::time::Duration = std::time::Duration::from_millis(10);
+/// What the programs give their publishers, for connecting.
+const PUBLISHER_LIMIT: Duration = Duration::from_secs(10);
+/// A connection over loopback that is not there by now never will be.
+const SWALLOWED: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(10);
 /// Somebody nothing is addressed to.
 const BYSTANDER: i64 = 7;
 /// The types in which a user id may stand on the wire.
@@ -48,7 +57,11 @@ pub(super) async fn typescript(stage: &Stage) -> anyhow::Result<()> {
 
 /// `publishers/java/Notify.java`.
 pub(super) async fn java(stage: &Stage) -> anyhow::Result<()> {
-    scene(stage, &JAVA, java::environment().await?, "Notify").await
+    let environment = java::environment().await?;
+    if let Environment::Ready(classes) = &environment {
+        connecting_has_a_limit(stage, &JAVA, classes).await?;
+    }
+    scene(stage, &JAVA, environment, "Notify").await
 }
 
 async fn scene(
@@ -127,6 +140,31 @@ async fn nobody_there(stage: &Stage, language: &Language, mut program: Program) 
         unbound.starts_with("Unroutable: ") && unbound.contains("no lobby is bound"),
         "no lobby: {unbound}"
     );
+    program.end().await
+}
+
+/// A broker's host that swallows whatever is sent to it: the publisher gives up after its own time, not the kernel's two
+/// minutes.
+async fn connecting_has_a_limit(
+    stage: &Stage,
+    language: &'static Language,
+    environment: &Path,
+) -> anyhow::Result<()> {
+    let socket = TcpSocket::new_v4().context("a socket")?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).context("an address")?;
+    let full = socket.listen(1).context("listen")?;
+    let address = full.local_addr()?;
+    let mut filling = Vec::new();
+    while let Ok(connected) = timeout(SWALLOWED, TcpStream::connect(address)).await {
+        filling.push(connected.context("fill the backlog")?);
+    }
+    let broker = format!("amqp://{address}/%2f");
+    let mut program = Program::start(language, environment, "Notify", &broker, stage.exchange())?;
+    let begin = Instant::now();
+    let answer = program.publish(&language.broadcast("Map.of()")).await?;
+    ensure!(answer.starts_with("NotPublished: ") && answer.contains("no answer in time"), "{answer}");
+    ensure!(begin.elapsed() < 2 * PUBLISHER_LIMIT, "it took {:?}", begin.elapsed());
+    drop((full, filling));
     program.end().await
 }
 
