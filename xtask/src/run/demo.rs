@@ -62,8 +62,8 @@ pub(super) struct Audience {
 }
 
 impl Audience {
-    /// Prints what the clients get, until one is closed. With `ticking`, a small message goes to each of them and to user
-    /// 43 every few seconds, which are not printed: the console then has something to show.
+    /// Prints what the clients get, until one is closed. With `ticking`, a small message goes to one of them every half
+    /// second, or now and then to user 43; these are not printed: the console then has something to show.
     ///
     /// # Errors
     /// The broker does not take the messages, or the lobby closed a client.
