@@ -1,47 +1,22 @@
 // The console: reads the lobby's events, draws them, and asks for the rest when a view is opened. No library, no other host.
 
-const $ = (id) => document.getElementById(id);
+import { $, ask, bytes, count, element, hasToken, keepToken, micros, rate, span } from "./common.js";
+import { listDecisions } from "./missed.js";
+
 const KEPT = 900; // seconds, as many as the lobby keeps
 const samples = [];
 let hello = {};
 let latest = null; // what the lobby last said of itself
-let token = sessionStorage.getItem("token") ?? "";
 
-const number = new Intl.NumberFormat("en");
-const count = (n) => number.format(Math.round(n));
-const rate = (n) => (n >= 100 ? count(n) : n.toFixed(n >= 10 || n === 0 ? 0 : 1));
-const bytes = (n) => {
-  const units = ["B", "KiB", "MiB", "GiB"];
-  let unit = 0;
-  while (n >= 1024 && unit < units.length - 1) { n /= 1024; unit += 1; }
-  return `${n >= 100 || unit === 0 ? Math.round(n) : n.toFixed(1)} ${units[unit]}`;
-};
-const micros = (us) => (us >= 1e6 ? `${(us / 1e6).toFixed(1)} s` : us >= 1000 ? `${(us / 1000).toFixed(1)} ms` : `${Math.round(us)} µs`);
-const span = (s) => (s >= 86400 ? `${Math.floor(s / 86400)} d` : s >= 3600 ? `${Math.floor(s / 3600)} h` : s >= 60 ? `${Math.floor(s / 60)} min` : `${Math.floor(s)} s`);
+// Events
 
-function element(name, attributes = {}, ...children) {
-  const svg = ["svg", "path", "text", "line"].includes(name);
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
-
-// Asking
-
-async function ask(path, body) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  if (body) headers["Content-Type"] = "application/json";
-  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
-  if (!answer.ok) {
-    const { error } = await answer.json().catch(() => ({}));
-    throw Object.assign(new Error(error ?? `${path}: ${answer.status}`), { status: answer.status });
-  }
-  return answer;
-}
+// A page that the browser keeps for its Back button would hold one of the six connections that it has to a host.
+let watching = new AbortController();
+addEventListener("pagehide", () => watching.abort());
 
 async function* events(path) {
-  const reader = (await ask(path)).body.pipeThrough(new TextDecoderStream()).getReader();
+  watching = new AbortController();
+  const reader = (await ask(path, undefined, watching.signal)).body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
     const { value, done } = await reader.read();
@@ -65,7 +40,7 @@ async function follow() {
         else { keep(data.sample); draw(data.state); }
       }
     } catch (error) {
-      if (error.status === 401) return lock(token ? "This is not the token." : "");
+      if (error.status === 401) return lock(hasToken() ? "This is not the token." : "");
       say(error.status ? error.message : "no answer from the lobby");
     }
     status("bad", "not connected");
@@ -83,8 +58,7 @@ function lock(why) {
 
 $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value;
-  sessionStorage.setItem("token", token);
+  keepToken($("token").value);
   $("unlock").hidden = true;
   follow();
 });
@@ -256,93 +230,6 @@ function kick(session) {
 $("search").addEventListener("submit", (event) => event.preventDefault());
 $("search-text").addEventListener("input", listSessions);
 
-// Missed
-
-function why({ outcome, reason, detail, sessions, user, age_ms }) {
-  const n = sessions ?? {};
-  const some = (count) => (count === 1 ? "1 session" : `${count} sessions`);
-  switch (outcome) {
-    case "written": return `the kernel took it for ${some(n.written)}`;
-    case "unfinished": return `not yet taken by every session, after ${span(age_ms / 1000)}`;
-    case "overflowed": return `no room in the outbox of ${some(n.overflowed)}: the client did not read; written to ${n.written} of ${n.addressed}`;
-    case "cut_off": return `${some(n.cut_off)} ended first; written to ${n.written} of ${n.addressed}`;
-    case "not_connected": return `user ${user} had no session on this lobby`;
-    case "nobody_there": return "nobody was logged in on this lobby";
-    case "channel_reserved": return "channels are reserved: sent to nobody";
-    default: return [reason, detail].filter(Boolean).join(": ");
-  }
-}
-
-// Why somebody got nothing, in the order in which it can go wrong: the lobby, the broker and the publisher, the contract, the player.
-function answer(user, page, dropped, sessions) {
-  const line = (colour, text) => element("li", { class: colour }, text);
-  const ago = ({ age_ms }) => `${span(age_ms / 1000)} ago`;
-  const lines = [];
-  if (!latest?.ready) lines.push(line("red", `This lobby is not ready: ${[latest?.why.reason, latest?.why.hint].filter(Boolean).join(": ") || "it has not said why"}. Until it is, messages wait for it at the broker, if its queue is there.`));
-  const place = `this lobby, which consumes ${latest?.why.queue ?? "its queue"} at exchange ${hello.exchange}`;
-  const own = page.decisions.filter((decision) => decision.user != null);
-  const everyone = page.decisions.length - own.length;
-  const last = own.at(-1);
-  if (!last) {
-    const from = page.since ? "in what it remembers" : "since it started";
-    lines.push(line("amber", `No message for user ${user} came to ${place}, ${from}. Nobody published one, or to another broker, exchange or routing key (then the broker returns it to a publisher that asks for that), or it is among the dropped.`));
-  } else {
-    const missed = last.outcome !== "written";
-    const advice = { not_connected: "He may be on another lobby: ask there too.", overflowed: "A slow client is closed with code 4000; his line or his client is slow.", cut_off: "His connection was lost meanwhile.",
-      written: "Look at the client." }[last.outcome] ?? "";
-    lines.push(line(missed ? "amber" : "green", `${own.length === 1 ? `1 message for user ${user},` : `${count(own.length)} messages for user ${user}, the last`} ${ago(last)}: ${why(last)}. ${advice}`));
-  }
-  const closed = page.decisions.filter(({ user: to, outcome }) => to != null && outcome === "overflowed");
-  if (closed.length) {
-    lines.push(line("amber", `${closed.length === 1 ? "1 message was" : `${count(closed.length)} messages were`} lost with a session that was too slow and closed with code 4000, the last ${ago(closed.at(-1))}.`));
-  }
-  if (everyone) {
-    const broadcast = page.decisions.findLast((decision) => decision.user == null);
-    lines.push(line(broadcast.outcome === "written" ? "" : "amber", `${count(everyone)} to everyone, the last ${ago(broadcast)}: ${why(broadcast)}.`));
-  }
-  if (dropped.length) {
-    const one = dropped.at(-1);
-    lines.push(line("red", `${count(dropped.length)} dropped, for whomever they were meant, the last ${ago(one)}: ${why(one)}. If one was for user ${user}, its publisher has to mend it.`));
-  }
-  const mine = sessions.filter((session) => session.user === Number(user));
-  lines.push(mine.length ? line("green", `User ${user} is logged in here now: ${mine.map((s) => `${s.transport} from ${s.peer} since ${span(s.age_s)}${s.queued_bytes ? `, ${bytes(s.queued_bytes)} waiting` : ""}`).join("; ")}.`)
-    : line("amber", `User ${user} is not logged in here now.`));
-  return lines;
-}
-
-const SHOWN = 100;
-let asked = 0;
-async function listDecisions() {
-  const user = $("trace-user").value.trim();
-  const turn = ++asked;
-  try {
-    const get = async (path) => (await ask(path)).json();
-    const [page, missed, found] = await Promise.all(user
-      ? [get(`trace?limit=1000&user=${encodeURIComponent(user)}`), get("trace?limit=1000"), get(`api/sessions?limit=1000&text=${encodeURIComponent(user)}`)]
-      : [get("trace")]);
-    if (turn !== asked) return;
-    const dropped = (missed?.decisions ?? []).filter(({ outcome }) => outcome === "dropped");
-    const all = [...page.decisions, ...dropped].sort((a, b) => b.serial - a.serial);
-    const rows = all.slice(0, SHOWN).map((decision) => {
-      const cell = (text, wrap) => element("td", wrap ? { class: "wrap" } : {}, text ?? "");
-      const whom = decision.user != null ? `user ${decision.user}` : decision.outcome === "dropped" || decision.outcome === "channel_reserved" ? "nobody" : "everyone";
-      return element("tr", {}, cell(decision.at.replace("T", " ").replace("Z", "")), cell(whom), cell(decision.outcome.replaceAll("_", " ")),
-        cell(why(decision), true), cell(decision.headers, true), cell(decision.message_id));
-    });
-    $("trace-answer").replaceChildren(...(user ? answer(user, page, dropped, found.sessions) : []));
-    $("trace-rows").replaceChildren(...rows);
-    const since = page.since ? `since ${page.since.replace("T", " ").replace("Z", " UTC")}` : "since the start";
-    $("trace-note").textContent = !page.entries ? "Nothing is remembered here: trace.decisions is 0."
-      : rows.length ? `${count(rows.length)} of the last ${count(Math.min(page.recorded, page.entries))} decisions, ${since}; the newest first`
-      : user ? `Nothing ${since}.` : `Every message ${since} was written to every session it was for.`;
-  } catch (error) {
-    $("trace-answer").replaceChildren();
-    $("trace-note").textContent = error.message;
-  }
-}
-
-$("trace").addEventListener("submit", (event) => { event.preventDefault(); listDecisions(); });
-
 // Publish
 
 function outcome(receipt) {
@@ -411,7 +298,10 @@ $("client-form").addEventListener("submit", (event) => {
 
 // Views
 
-const opened = { sessions: listSessions, missed: listDecisions };
+const missed = () => listDecisions(hello, latest);
+$("trace").addEventListener("submit", (event) => { event.preventDefault(); missed(); });
+
+const opened = { sessions: listSessions, missed };
 let refreshing = null;
 function open(view) {
   for (const tab of document.querySelectorAll("[role=tab]")) tab.setAttribute("aria-selected", String(tab.dataset.view === view));

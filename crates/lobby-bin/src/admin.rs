@@ -101,6 +101,8 @@ pub async fn serve(
     let router = Router::new()
         .route("/", get(page::index))
         .route("/console.js", get(page::script))
+        .route("/missed.js", get(page::missed))
+        .route("/common.js", get(page::common))
         .route("/console.css", get(page::style))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))

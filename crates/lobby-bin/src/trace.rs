@@ -83,6 +83,16 @@ impl Trace {
         })
     }
 
+    /// What was decided about messages to `user` alone. Broadcasts do not push them out of an answer.
+    pub fn addressed_to(&self, user: UserId, limit: usize) -> Page {
+        self.page(limit, |entry, _, _| entry.verdict == Verdict::User(user))
+    }
+
+    /// Whatever came to this `outcome`, whomever it was for.
+    pub fn with_outcome(&self, outcome: Outcome, limit: usize) -> Page {
+        self.page(limit, |entry, reach, _| Outcome::of(entry.verdict, reach) == outcome)
+    }
+
     /// What somebody may miss: dropped, for nobody who is here, not taken by every session.
     pub fn missed(&self, limit: usize) -> Page {
         self.page(limit, |entry, reach, now| {
@@ -179,6 +189,24 @@ mod tests {
         assert_eq!(outcomes, [Outcome::NotConnected, Outcome::Dropped, Outcome::ChannelReserved]);
         assert_eq!(page.decisions[1].reason.as_deref(), Some("not_object"));
         assert!(page.decisions[1].detail.as_ref().is_some_and(|text| text.contains("array")));
+    }
+
+    #[test]
+    fn broadcasts_and_misses_push_nothing_out_of_an_answer_that_is_not_about_them() {
+        let trace = trace(4 * MAX_LIMIT);
+        let reason = DropReason::NotObject { found: "array" };
+        for decided in [user(43), Decided::Dropped(&reason), user(42)] {
+            trace.record(&delivery(), decided);
+        }
+        for _ in 0..MAX_LIMIT {
+            let nobody = trace.record(&delivery(), user(44));
+            finish(&trace, nobody);
+            trace.record(&delivery(), Decided::Everyone);
+        }
+        assert_eq!(serials(&trace.addressed_to(UserId::new(43), MAX_LIMIT)), [0]);
+        assert_eq!(serials(&trace.with_outcome(Outcome::Dropped, MAX_LIMIT)), [1]);
+        assert!(!serials(&trace.about(UserId::new(43), MAX_LIMIT)).contains(&0), "those answers hold others");
+        assert!(!serials(&trace.missed(MAX_LIMIT)).contains(&1));
     }
 
     #[test]

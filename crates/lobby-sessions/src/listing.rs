@@ -12,6 +12,8 @@ pub struct SessionQuery {
     /// A user id, a part of a login name, or the beginning of an address with a `.` or `:` in it; empty matches all.
     /// Case does not matter.
     pub text: String,
+    /// Of this user only; none: of everybody.
+    pub user: Option<UserId>,
     /// At most so many; those with most bytes waiting come first, then the latest logins.
     pub limit: usize,
 }
@@ -50,6 +52,9 @@ pub struct Listing {
 
 impl SessionQuery {
     pub(crate) fn matches(&self, session: &Session) -> bool {
+        if self.user.is_some_and(|user| user != session.user) {
+            return false;
+        }
         if self.text.is_empty() {
             return true;
         }

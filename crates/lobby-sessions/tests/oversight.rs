@@ -7,7 +7,7 @@ use notify_protocol::UserId;
 use rig::Lobby;
 
 fn query(text: &str, limit: usize) -> SessionQuery {
-    SessionQuery { text: text.to_owned(), limit }
+    SessionQuery { text: text.to_owned(), limit, ..SessionQuery::default() }
 }
 
 #[tokio::test]
@@ -40,6 +40,12 @@ async fn sessions_are_found_by_user_login_and_address_and_the_slowest_come_first
     assert_eq!(users("USER-2").await, [21]);
     assert_eq!(users(&all.sessions[1].peer.to_string()).await, [all.sessions[1].user.get()]);
     assert_eq!(users("nobody").await, Vec::<i64>::new());
+    let of = |user, text: &str| SessionQuery { user: Some(UserId::new(user)), ..query(text, 1) };
+    for (query, matching) in [(of(1, ""), 1), (of(21, "user-2"), 1), (of(21, "user-7"), 0), (of(2, ""), 0)] {
+        let listing = lobby.sessions.list(&query).await;
+        assert_eq!((listing.matching, listing.sessions.len()), (matching, matching), "{query:?}");
+        assert!(listing.sessions.iter().all(|session| Some(session.user) == query.user));
+    }
     let some = lobby.sessions.list(&query("", 2)).await;
     assert_eq!((some.matching, some.sessions.len(), some.sessions[0].user), (5, 2, UserId::new(33)));
 }

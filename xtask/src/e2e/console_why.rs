@@ -16,6 +16,9 @@ use crate::lobby::Lobby;
 use crate::token;
 
 const USER: i64 = 43;
+/// More than one answer of `/trace` has decisions.
+const BROADCASTS: usize = 1_001;
+const FOR_ALL: &str = r#"{"command":"for","user":"all"}"#;
 /// What the document promises, from opening the page to the answer.
 const PROMISED: Duration = Duration::from_secs(60);
 const OUTBOX_BYTES: usize = 64 * 1024;
@@ -53,6 +56,21 @@ pub(super) async fn why(stage: &Stage) -> anyhow::Result<()> {
     page.shows("#trace-answer", "User 43 is not logged in here now").await?;
     photographs(&mut page, "why").await?;
 
+    // Many messages to everyone push neither his nor what was dropped out of the answer; part of a number is no user.
+    let _neighbour = stage.client(&lobby, Transport::Tcp, 430).await?;
+    for _ in 0..BROADCASTS {
+        notifier.notify_all(FOR_ALL).await?;
+    }
+    let sentinel = notifier.sentinel().await?;
+    received(&mut witness, &sentinel, &[FOR_ALL; BROADCASTS]).await?;
+    answered(&mut page, &lobby, "long ago", "1 message for user 43", &mut times).await?;
+    page.shows("#trace-answer", "1 dropped").await?;
+    page.shows("#trace-answer", "to everyone, among the last 1,000").await?;
+    page.shows("#trace-rows", "user 43 had no session on this lobby").await?;
+    page.fill("#trace-user", "0430").await?;
+    page.click("#trace button").await?;
+    page.shows("#trace-answer", "User 430 is logged in here now").await?;
+
     // Logged in, and reading nothing.
     let how = Dialing { receive_buffer: Some(8 * 1024), ..Dialing::default() };
     let mut slow = Client::dial(Transport::Tcp, lobby.address(Transport::Tcp)?, how).await?;
@@ -80,11 +98,14 @@ pub(super) async fn why(stage: &Stage) -> anyhow::Result<()> {
     ensure!(page.complaints().is_empty(), "the page complains: {:?}", page.complaints());
 
     // A second lobby under the same name gets no messages: the first has the queue.
-    let other = setup.set("LOBBY_LISTEN__ADMIN", "127.0.0.1:0");
+    let other = setup.set("LOBBY_LISTEN__ADMIN", "127.0.0.1:0").set("LOBBY_TRACE__DECISIONS", "0");
     let mut twin = stage.start_unready(&other).await?;
-    let reason = twin.unready().await?;
+    let reason = twin.unready_with("in exclusive use").await?;
     answered(&mut page, &twin, "another lobby has its queue", "This lobby is not ready", &mut times).await?;
     page.shows("#trace-answer", "in exclusive use").await.map_err(|error| error.context(reason))?;
+
+    page.shows("#trace-answer", "trace.decisions is 0").await?;
+    ensure!(!page.text("#trace-answer").await?.contains("No message"), "it claims what it does not know");
 
     stage.fact(format!("from opening the page to the answer: {times}"));
     twin.stop().await?;

@@ -1,4 +1,4 @@
-//! The console's page: three files in the binary, which ask nothing of any other host.
+//! The console's page: files in the binary, which ask nothing of any other host.
 
 use axum::{
     http::{HeaderMap, HeaderName, header},
@@ -35,8 +35,18 @@ pub async fn index(headers: HeaderMap) -> Response {
     }
 }
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 pub async fn script() -> Response {
-    answer("text/javascript; charset=utf-8", include_str!("../../console/console.js"))
+    answer(SCRIPT, include_str!("../../console/console.js"))
+}
+
+pub async fn missed() -> Response {
+    answer(SCRIPT, include_str!("../../console/missed.js"))
+}
+
+pub async fn common() -> Response {
+    answer(SCRIPT, include_str!("../../console/common.js"))
 }
 
 pub async fn style() -> Response {

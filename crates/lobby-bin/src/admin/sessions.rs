@@ -22,12 +22,15 @@ const MAX_TEXT: usize = 200;
 pub struct Search {
     #[serde(default)]
     text: String,
+    /// This user's sessions only.
+    user: Option<i64>,
     limit: Option<usize>,
 }
 
 pub async fn list(State(admin): State<Admin>, Query(search): Query<Search>) -> Json<Value> {
     let text = search.text.trim().chars().take(MAX_TEXT).collect();
-    let query = SessionQuery { text, limit: search.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT) };
+    let user = search.user.map(UserId::new);
+    let query = SessionQuery { text, user, limit: search.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT) };
     let listing = admin.state.figures.sessions.list(&query).await;
     let sessions: Vec<_> = listing.sessions.iter().map(shown).collect();
     Json(json!({"matching": listing.matching, "sessions": sessions}))
