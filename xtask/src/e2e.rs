@@ -43,7 +43,7 @@ mod topology;
 mod trace;
 pub(crate) mod vectors;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,11 +102,13 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut chosen = choose(&options.only)?;
-    if chosen.iter().any(|scenario| scenario.needs_otel()) {
+    let needs_otel = chosen.iter().any(|scenario| scenario.needs_otel());
+    let given = options.lobby.as_deref().map(|path| Given::new(path, needs_otel)).transpose()?;
+    if needs_otel {
         crate::build::lobby_with_otel().await?;
     }
-    let lobby = match &options.lobby {
-        Some(path) => path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?,
+    let lobby = match &given {
+        Some(given) => given.path.clone(),
         None => crate::build::lobby().await?,
     };
     raise_file_limit()?;
@@ -131,6 +133,27 @@ pub(crate) async fn e2e(options: &Options) -> anyhow::Result<()> {
     perform(&chosen, &Arc::new(broker), &lobby, options).await
 }
 
+/// The lobby that `--lobby` names.
+struct Given {
+    path: PathBuf,
+    /// Where its copy is, removed at the end.
+    _aside: Option<tempfile::TempDir>,
+}
+
+impl Given {
+    /// A copy where others are built, as cargo may write them over it.
+    fn new(path: &Path, builds_follow: bool) -> anyhow::Result<Self> {
+        let path = path.canonicalize().with_context(|| format!("lobby binary {}", path.display()))?;
+        if !builds_follow {
+            return Ok(Self { path, _aside: None });
+        }
+        let aside = tempfile::tempdir().context("make a directory for the lobby")?;
+        let copy = aside.path().join("lobby");
+        std::fs::copy(&path, &copy).with_context(|| format!("copy {}", path.display()))?;
+        Ok(Self { path: copy, _aside: Some(aside) })
+    }
+}
+
 /// The names of all scenarios.
 pub(crate) fn scenario_names() -> impl Iterator<Item = &'static str> {
     SCENARIOS.iter().map(|scenario| scenario.name)
@@ -139,7 +162,7 @@ pub(crate) fn scenario_names() -> impl Iterator<Item = &'static str> {
 async fn perform(
     chosen: &[&'static Scenario],
     broker: &Arc<Broker>,
-    lobby: &std::path::Path,
+    lobby: &Path,
     options: &Options,
 ) -> anyhow::Result<()> {
     let mut report = Report::new(options.json);
@@ -233,6 +256,23 @@ fn raise_file_limit() -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lobby_that_is_given_stays_the_same_when_another_is_built_over_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let built = directory.path().join("lobby");
+        std::fs::write(&built, "given").unwrap();
+        let given = Given::new(&built, true).unwrap();
+        std::fs::write(&built, "built over it").unwrap();
+        assert_eq!(std::fs::read_to_string(&given.path).unwrap(), "given");
+        let copy = given.path.clone();
+        drop(given);
+        assert!(!copy.exists());
+        let given = Given::new(&built, false).unwrap();
+        assert_eq!(given.path, built.canonicalize().unwrap());
+        drop(given);
+        assert!(built.exists());
+    }
 
     #[test]
     fn scenarios_have_names_of_their_own_in_kebab_case() {

@@ -13,7 +13,7 @@ use super::{
     expand::expand,
     otel, queue, secret_file,
     settings::{Config, SETTINGS, Setting},
-    value::without_login,
+    value::without_any_login,
 };
 
 /// Files that are read when none is named; those that do not exist are passed over.
@@ -123,7 +123,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         apply_file(&mut loaded, &path, &text, &sources.environment)?;
     }
     apply_faf_aliases(&mut loaded, &sources.environment)?;
-    apply_otel_variables(&mut loaded, &sources.environment)?;
+    apply_otel_variables(&mut loaded, &sources.environment);
     apply_environment(&mut loaded, &sources.environment)?;
     for flag in &sources.flags {
         let (name, value) = flag.split_once('=').ok_or_else(|| ConfigError::BadValue {
@@ -138,6 +138,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     }
     secret_file::settle(&mut loaded)?;
     otel::check_built_in(&loaded, otel::BUILT_IN)?;
+    loaded.config.otel.endpoint_is_whole =
+        loaded.values["otel.endpoint"].1 == Origin::Variable(otel::TRACES_ENDPOINT.to_owned());
     let weak = otel::warnings(&sources.environment, &loaded, otel::BUILT_IN);
     loaded.warnings.extend(weak);
     broker::settle(&mut loaded.config, &mut loaded.values)?;
@@ -240,21 +242,18 @@ fn apply_faf_aliases(loaded: &mut Loaded, environment: &BTreeMap<String, String>
     Ok(())
 }
 
-/// OpenTelemetry's own variables, weaker than `LOBBY_OTEL__…` and stronger than a file.
-fn apply_otel_variables(
-    loaded: &mut Loaded,
-    environment: &BTreeMap<String, String>,
-) -> Result<(), ConfigError> {
+/// OpenTelemetry's own variables, weaker than `LOBBY_OTEL__…` and stronger than a file. They are set for every program on
+/// a machine, so that one that does not fit is passed over with a warning.
+fn apply_otel_variables(loaded: &mut Loaded, environment: &BTreeMap<String, String>) {
     if !otel::variables_count(environment, otel::BUILT_IN) {
-        return Ok(());
+        return;
     }
     for (variable, key) in otel::OTEL_VARIABLES {
-        // One that is empty counts as one that is not there (OpenTelemetry's specification, "Environment Variables").
-        if let Some(value) = environment.get(variable).filter(|value| !value.is_empty()) {
-            set(loaded, "otel", key, value, Origin::Variable(variable.to_owned()))?;
+        let Some(value) = otel::variable(environment, variable) else { continue };
+        if let Err(error) = set(loaded, "otel", key, value, Origin::Variable(variable.to_owned())) {
+            loaded.warnings.push(format!("{variable} is passed over: {error}"));
         }
     }
-    Ok(())
 }
 
 /// `LOBBY_<SECTION>__<KEY>`. Variables without `__` are not ours: Kubernetes makes some for a service that is
@@ -291,7 +290,7 @@ fn set(
     let setting = Setting::find(section, key).ok_or_else(|| unknown(section, key, &origin))?;
     setting.apply(&mut loaded.config, value).map_err(|problem| ConfigError::BadValue {
         key: setting.name(),
-        value: if setting.secret { "***".to_owned() } else { format!("{:?}", without_login(value)) },
+        value: if setting.secret { "***".to_owned() } else { format!("{:?}", without_any_login(value)) },
         origin: origin.to_string(),
         problem,
     })?;

@@ -23,7 +23,7 @@ pub use dead_letter::{dead_letter_topology, dead_letters};
 pub use drain::{DrainTimes, drain_times};
 pub use load::{ConfigError, Loaded, Sources, load};
 #[cfg(feature = "otel")]
-pub use otel::otel_headers;
+pub use otel::{OtelFields, otel_headers};
 pub use print::{default_file, effective, markdown_table};
 pub use queue::topology;
 pub use self_check::self_check;

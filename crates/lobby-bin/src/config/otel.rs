@@ -8,7 +8,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::{
     load::{ConfigError, Loaded, Origin},
     settings::{SETTINGS, Setting},
-    value::{Secret, without_login},
+    value::Secret,
 };
 
 /// The keys as they were written.
@@ -16,6 +16,8 @@ use super::{
 pub struct OtelFields {
     /// Empty: no spans.
     pub endpoint: String,
+    /// Whether nothing is added to its path, as it came from [`TRACES_ENDPOINT`].
+    pub endpoint_is_whole: bool,
     pub service_name: String,
     /// As [`otel_headers`] reads them.
     pub headers: Secret,
@@ -23,11 +25,13 @@ pub struct OtelFields {
     pub max_pending: usize,
 }
 
+/// The one of OpenTelemetry's addresses that is used as it is (OTLP, "Endpoint URLs for OTLP/HTTP").
+pub const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 /// Variables of OpenTelemetry's specification and the keys of `otel` that they set, the stronger last.
 pub const OTEL_VARIABLES: [(&str, &str); 5] = [
     ("OTEL_SERVICE_NAME", "service_name"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "endpoint"),
-    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "endpoint"),
+    (TRACES_ENDPOINT, "endpoint"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "headers"),
     ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "headers"),
 ];
@@ -36,9 +40,15 @@ const PROTOCOL: &str = "http/protobuf";
 /// Whether spans are built in.
 pub const BUILT_IN: bool = cfg!(feature = "otel");
 
+/// A variable of OpenTelemetry's. One that is empty counts as one that is not there (its specification, "Environment
+/// Variables").
+pub fn variable<'a>(environment: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
 /// Whether OpenTelemetry's own variables count: not in a lobby without it, nor where they switch it off.
 pub fn variables_count(environment: &BTreeMap<String, String>, built_in: bool) -> bool {
-    let says = |name: &str| environment.get(name).map(|value| value.to_ascii_lowercase());
+    let says = |name: &str| variable(environment, name).map(str::to_ascii_lowercase);
     let disabled = says("OTEL_SDK_DISABLED").as_deref() == Some("true");
     let elsewhere =
         says("OTEL_TRACES_EXPORTER").is_some_and(|exporter| !exporter.split(',').any(|e| e.trim() == "otlp"));
@@ -47,24 +57,25 @@ pub fn variables_count(environment: &BTreeMap<String, String>, built_in: bool) -
 
 /// What of OpenTelemetry's own variables does not do what whoever set them may think.
 pub fn warnings(environment: &BTreeMap<String, String>, loaded: &Loaded, built_in: bool) -> Vec<String> {
-    let endpoint =
-        OTEL_VARIABLES.iter().rfind(|(name, key)| *key == "endpoint" && environment.contains_key(*name));
-    let Some((name, _)) = endpoint else { return Vec::new() };
+    let is_endpoint =
+        |(name, key): &&(&str, &str)| *key == "endpoint" && variable(environment, name).is_some();
     if !built_in {
-        return vec![format!(
-            "{name} is passed over: this lobby was built without OpenTelemetry ({FEATURE})"
-        )];
+        let passed_over = OTEL_VARIABLES.iter().rfind(is_endpoint).map(|(name, _)| {
+            format!("{name} is passed over: this lobby was built without OpenTelemetry ({FEATURE})")
+        });
+        return passed_over.into_iter().collect();
     }
-    let used = loaded
-        .values
-        .get("otel.endpoint")
-        .is_some_and(|(_, origin)| *origin == Origin::Variable((*name).to_owned()));
+    let origin = loaded.values.get("otel.endpoint").map(|(_, origin)| origin);
+    let used = OTEL_VARIABLES
+        .iter()
+        .filter(is_endpoint)
+        .any(|(name, _)| origin.is_some_and(|origin| *origin == Origin::Variable((*name).to_owned())));
     let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
         .into_iter()
-        .find_map(|name| Some((name, environment.get(name)?)));
+        .find_map(|name| Some((name, variable(environment, name)?)));
     match protocol {
-        Some((variable, other)) if used && other != PROTOCOL => vec![format!(
-            "{variable} is {other:?}, but the lobby exports as {PROTOCOL}: set `otel.endpoint` to the collector's HTTP \
+        Some((name, other)) if used && other != PROTOCOL => vec![format!(
+            "{name} is {other:?}, but the lobby exports as {PROTOCOL}: set `otel.endpoint` to the collector's HTTP \
              port, 4318 as a rule"
         )],
         _ => Vec::new(),
@@ -92,13 +103,16 @@ pub fn check_built_in(loaded: &Loaded, built_in: bool) -> Result<(), ConfigError
     };
     Err(ConfigError::BadValue {
         key: setting.name(),
-        value: if setting.secret { "***".to_owned() } else { format!("{:?}", without_login(value)) },
+        value: if setting.secret { "***".to_owned() } else { format!("{value:?}") },
         origin: origin.to_string(),
         problem: format!("this lobby was built without OpenTelemetry: {FEATURE}, or leave the key out"),
     })
 }
 
 /// Checks the address of a collector; empty means none.
+///
+/// # Errors
+/// No address of a collector, or one with a login, which would not be sent; the text does not repeat it.
 pub fn parse_endpoint(text: &str) -> Result<String, String> {
     let url = text.parse::<reqwest::Url>().ok();
     let fits = |url: &reqwest::Url| {
@@ -107,6 +121,12 @@ pub fn parse_endpoint(text: &str) -> Result<String, String> {
             && url.query().is_none()
             && url.fragment().is_none()
     };
+    let has_login = |url: &reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    if url.as_ref().is_some_and(has_login) {
+        return Err("a user and a password in it are not sent: use `otel.headers`, as in \
+                    authorization=Basic%20… with USER:PASSWORD in base64"
+            .to_owned());
+    }
     if text.is_empty() || url.as_ref().is_some_and(fits) {
         return Ok(text.to_owned());
     }
@@ -116,18 +136,22 @@ pub fn parse_endpoint(text: &str) -> Result<String, String> {
 /// Reads headers as OTEL_EXPORTER_OTLP_HEADERS has them: NAME=VALUE separated by commas, values percent-encoded.
 ///
 /// # Errors
-/// A name or value that HTTP does not allow; the text does not repeat values.
+/// A name or value that HTTP does not allow. The text gives its number, from 1, and repeats nothing: what is written
+/// wrongly may have a secret where its name should be.
 pub fn otel_headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
-    let headers = pairs.map(|pair| {
-        let (name, value) =
-            pair.split_once('=').ok_or("expected NAME=VALUE separated by commas, values percent-encoded")?;
+    let headers = (1..).zip(pairs).map(|(number, pair)| {
+        let (name, value) = pair.split_once('=').ok_or_else(|| {
+            format!("header number {number} has no `=`: expected NAME=VALUE separated by commas, values percent-encoded")
+        })?;
         let (name, value) = (name.trim(), percent_decode_str(value.trim()));
         let value = value.decode_utf8().ok().and_then(|value| HeaderValue::from_str(&value).ok());
-        let mut value =
-            value.ok_or_else(|| format!("the value of {name:?} cannot stand in an HTTP header"))?;
+        let name = name.parse().map_err(|_| {
+            format!("what stands before the `=` of header number {number} is not the name of an HTTP header")
+        })?;
+        let mut value = value
+            .ok_or_else(|| format!("the value of header number {number} cannot stand in an HTTP header"))?;
         value.set_sensitive(true);
-        let name = name.parse().map_err(|_| format!("{name:?} is not the name of an HTTP header"))?;
         Ok((name, value))
     });
     headers.collect()
@@ -149,7 +173,7 @@ mod tests {
     #[test]
     fn a_lobby_without_opentelemetry_refuses_its_keys_and_says_how_to_build_one_that_has_it() {
         for (variable, value, shown) in [
-            ("LOBBY_OTEL__ENDPOINT", "http://u:hunter2@collector:4318", "***@collector:4318"),
+            ("LOBBY_OTEL__ENDPOINT", "http://collector:4318", "http://collector:4318"),
             ("LOBBY_OTEL__SERVICE_NAME", "other", "other"),
             ("LOBBY_OTEL__HEADERS", "authorization=hunter2", "***"),
         ] {
@@ -233,7 +257,9 @@ mod tests {
         for (text, fits) in [
             ("", true),
             ("http://127.0.0.1:4318", true),
-            ("https://u:p@collector.example/otlp", true),
+            ("https://collector.example/otlp@", true),
+            ("https://u:p@collector.example/otlp", false),
+            ("https://u@collector.example/otlp", false),
             ("collector:4318", false),
             ("grpc://collector:4317", false),
             ("http://collector:4318/?a=b", false),
@@ -244,9 +270,74 @@ mod tests {
         let read: Vec<_> =
             read.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
         assert_eq!(read, [("authorization", "Basic aHVudGVyMg=="), ("x-tenant", "a")]);
-        for (text, says) in [("hunter2", "NAME=VALUE"), ("a b=hunter2", "a b"), ("a=hunter2%0a", "\"a\"")] {
+        for (text, says) in [
+            ("hunter2", "number 1 has no `=`"),
+            ("a=b,,c=d,hunter2", "number 3 has no `=`"),
+            ("a b=hunter2", "the `=` of header number 1"),
+            ("Bearer hunter2=", "the `=` of header number 1"),
+            ("a=b, Authorization: Bearer hunter2==", "the `=` of header number 2"),
+            ("=hunter2", "the `=` of header number 1"),
+            ("a=hunter2%0a", "the value of header number 1"),
+            ("hunter2=%0a", "the value of header number 1"),
+        ] {
             let error = otel_headers(text).expect_err(text);
             assert!(error.contains(says) && !error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn a_login_in_an_address_is_refused_and_not_repeated() {
+        for address in
+            ["http://u:hunter2@collector:4318", "u:hunter2@collector:4318", "http://u:hunter2/@collector"]
+        {
+            let error = loaded(&[("LOBBY_OTEL__ENDPOINT", address)]).expect_err(address).to_string();
+            assert!(error.contains("@collector") && !error.contains("hunter2"), "{error}");
+        }
+        let error = loaded(&[("LOBBY_OTEL__ENDPOINT", "http://u:hunter2@collector:4318")]);
+        assert!(error.expect_err("a login").to_string().contains("`otel.headers`"));
+    }
+
+    #[test]
+    fn variables_of_opentelemetry_that_are_empty_are_not_there() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let none = loaded(&[("OTEL_EXPORTER_OTLP_ENDPOINT", ""), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
+        let none = none.expect("accepted");
+        assert_eq!((none.config.otel.endpoint.as_str(), none.warnings.len()), ("", 0), "{:?}", none.warnings);
+        let all = [endpoint, (TRACES_ENDPOINT, ""), ("OTEL_TRACES_EXPORTER", "")];
+        assert!(variables_count(&environment(&all), true));
+        let all = loaded(&[&all[..], &[("OTEL_EXPORTER_OTLP_PROTOCOL", "")]].concat()).expect("accepted");
+        if BUILT_IN {
+            assert_eq!((all.config.otel.endpoint.as_str(), all.warnings.len()), (endpoint.1, 0));
+        } else {
+            assert!(all.warnings[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT is passed over"));
+        }
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn a_bad_value_in_a_variable_that_is_set_for_everybody_is_passed_over_with_a_warning() {
+        let good = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        for (name, value, endpoint) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", ""),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter2@collector", ""),
+            (TRACES_ENDPOINT, "collector:4317", good.1),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer hunter2==", good.1),
+        ] {
+            let loaded = loaded(&[good, (name, value)]).expect("accepted");
+            assert_eq!(loaded.config.otel.endpoint, endpoint, "{name}");
+            let warning = loaded.warnings.join("\n");
+            assert!(warning.starts_with(&format!("{name} is passed over: ")), "{warning}");
+            assert!(!warning.contains("hunter2"), "{warning}");
+        }
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn opentelemetrys_address_for_traces_is_used_as_it_is_where_it_counts() {
+        let whole = |variables: &[(&str, &str)]| loaded(variables).expect("ok").config.otel.endpoint_is_whole;
+        let (traces, own) = ((TRACES_ENDPOINT, "http://a:4318"), ("LOBBY_OTEL__ENDPOINT", "http://b:4318"));
+        assert!(whole(&[traces]) && whole(&[traces, ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")]));
+        assert!(!whole(&[own, traces]) && !whole(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")]));
     }
 }

@@ -43,7 +43,7 @@ pub fn shown(loaded: &Loaded, setting: &Setting, value: &str) -> String {
     match (setting.name().as_str(), setting.secret) {
         ("broker.url", _) => loaded.config.broker_url.to_string(),
         ("instance.name", _) => loaded.config.instance_name.as_str().to_owned(),
-        ("auth.jwks" | "otel.endpoint", _) => without_login(value),
+        ("auth.jwks", _) => without_login(value),
         (_, true) if value.is_empty() => "(none)".to_owned(),
         (_, true) => "***".to_owned(),
         (_, false) => value.to_owned(),

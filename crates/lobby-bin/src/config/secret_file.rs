@@ -70,7 +70,8 @@ pub fn settle(loaded: &mut Loaded) -> Result<(), ConfigError> {
     }
     let readers = SETTINGS.iter().filter(|s| meant(s).is_some() || PRIVATE_FILES.contains(&&*s.name()));
     let named = readers.filter_map(|setting| Some((setting.name(), &loaded.values.get(&setting.name())?.0)));
-    loaded.warnings = named.filter_map(|(key, path)| warning(&key, Path::new(path))).collect();
+    let open: Vec<_> = named.filter_map(|(key, path)| warning(&key, Path::new(path))).collect();
+    loaded.warnings.extend(open);
     Ok(())
 }
 

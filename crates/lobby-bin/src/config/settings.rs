@@ -456,14 +456,14 @@ settings! {
     trace.decisions = "4096", "How many of the last decisions `lobby trace` and /trace know, rounded up to a power of two; each takes 400 bytes, 0 is off.",
         |c, t| c.trace_decisions = whole(t, 0, MAX_REACH_ENTRIES)?;
 
-    otel.endpoint = "", "Where spans go: http[s]://HOST:PORT of an OpenTelemetry collector (OTLP over HTTP; `/v1/traces` is added). Empty: no spans. Needs a lobby that was built with the feature `otel`, as the next keys do.",
+    otel.endpoint = "", "Where spans go: http[s]://HOST:PORT of an OpenTelemetry collector (OTLP over HTTP; `/v1/traces` is added; no user and password: see `otel.headers`). Empty: no spans. Needs a lobby that was built with the feature `otel`, as the next keys do.",
         |c, t| c.otel.endpoint = parse_endpoint(t)?;
     otel.service_name = "lobby", "The `service.name` of those spans.",
         |c, t| c.otel.service_name = if t.is_empty() { return Err("expected a name".to_owned()) } else { t.to_owned() };
     otel.headers = "" secret, "HTTP headers for the collector: NAME=VALUE separated by commas, values percent-encoded.",
         |c, t| { otel_headers(t)?; c.otel.headers = Secret::new(t) };
     otel.headers_file = "", "File that holds these headers instead.", |c, t| named(c, t);
-    otel.timeout = "10s", "How long the collector may take for a batch of at most 512 spans, attempts after a failure included; then they are lost and counted.",
+    otel.timeout = "10s", "How long the collector may take for a batch of at most 512 spans; then they are lost and counted.",
         |c, t| c.otel.timeout = within(t, 100 * MS, 600 * SECOND)?;
     otel.max_pending = "2048", "Spans that may wait to be exported; one more is dropped and counted, and no delivery waits for it.",
         |c, t| c.otel.max_pending = whole(t, 1, 1_000_000)?;

@@ -164,6 +164,11 @@ pub fn without_login(location: &str) -> String {
     }
 }
 
+/// What may be a URL that is written wrongly, without all that may be a user and a password: for an error.
+pub fn without_any_login(text: &str) -> String {
+    text.rfind('@').map_or_else(|| text.to_owned(), |at| format!("***{}", &text[at..]))
+}
+
 /// Parses hosts separated by commas.
 pub fn parse_hosts(text: &str) -> Result<Vec<Host>, String> {
     let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
@@ -261,6 +266,18 @@ mod tests {
             ("/etc/lobby/jwks.json", "/etc/lobby/jwks.json"),
         ] {
             assert_eq!(without_login(location), shown);
+        }
+    }
+
+    #[test]
+    fn a_login_does_not_show_where_a_url_is_written_wrongly() {
+        for (text, shown) in [
+            ("u:hunter2@h:1", "***@h:1"),
+            ("http://u:hunter2@h:1", "***@h:1"),
+            ("http://u:hunter2/x@h:1", "***@h:1"),
+            ("h:1", "h:1"),
+        ] {
+            assert_eq!(without_any_login(text), shown);
         }
     }
 

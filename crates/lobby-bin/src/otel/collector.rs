@@ -1,16 +1,19 @@
 //! The way to the collector: OTLP over HTTP, as protobuf.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use opentelemetry::KeyValue;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 
-use crate::config::{Config, otel_headers};
+use crate::config::{Config, OtelFields, otel_headers};
 
 /// What collectors listen for, behind the address that people name (OTLP, "HTTP endpoints").
 const PATH: &str = "/v1/traces";
@@ -45,11 +48,13 @@ impl Collector {
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let trouble = Trouble::default();
         let otel = &config.otel;
-        let client = reqwest::Client::builder()
-            .timeout(otel.timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .context("make the HTTP client for `otel.endpoint`")?;
+        let url = traces_url(otel);
+        let mut client =
+            reqwest::Client::builder().timeout(otel.timeout).redirect(reqwest::redirect::Policy::none());
+        if is_this_machine(&url) {
+            client = client.no_proxy();
+        }
+        let client = client.build().context("make the HTTP client for `otel.endpoint`")?;
         let mut headers = HeaderMap::new();
         for (name, value) in otel_headers(otel.headers.expose()).map_err(anyhow::Error::msg)? {
             headers.insert(name, value);
@@ -58,8 +63,10 @@ impl Collector {
             .with_http()
             .with_http_client(Client { inner: client, headers, trouble: trouble.clone() })
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(traces_url(&otel.endpoint))
+            .with_endpoint(url)
             .with_timeout(otel.timeout)
+            // It would sleep on the runtime's thread before it tried again. The task that exports pauses after a failure.
+            .with_retry_policy(RetryPolicy::disabled())
             .build()
             .context("`otel.endpoint`")?;
         exporter.set_resource(&resource(config));
@@ -68,9 +75,20 @@ impl Collector {
 }
 
 /// The URL that spans are posted to.
-fn traces_url(endpoint: &str) -> String {
-    let endpoint = endpoint.trim_end_matches('/');
+fn traces_url(otel: &OtelFields) -> String {
+    if otel.endpoint_is_whole {
+        return otel.endpoint.clone();
+    }
+    let endpoint = otel.endpoint.trim_end_matches('/');
     if endpoint.ends_with("/traces") { endpoint.to_owned() } else { format!("{endpoint}{PATH}") }
+}
+
+/// Whether a collector runs here. HTTP_PROXY and its like, which otherwise count, are not meant for it.
+fn is_this_machine(url: &str) -> bool {
+    let url = url.parse::<reqwest::Url>().ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Who exports: what OTEL_RESOURCE_ATTRIBUTES says, and which lobby it is.
@@ -108,7 +126,7 @@ impl HttpClient for Client {
     }
 }
 
-/// An error with what caused it. The URL, which may hold a login, is left to who reads the configuration.
+/// An error with what caused it. The URL is left to who reads the configuration.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let first = match error.downcast_ref::<reqwest::Error>() {
         Some(error) if error.is_timeout() => "no answer in time",
@@ -137,7 +155,25 @@ mod tests {
             ("https://host/otlp/", "https://host/otlp/v1/traces"),
             ("https://host/otlp/v1/traces", "https://host/otlp/v1/traces"),
         ] {
-            assert_eq!(traces_url(endpoint), url);
+            let mut otel = OtelFields { endpoint: endpoint.to_owned(), ..OtelFields::default() };
+            assert_eq!(traces_url(&otel), url);
+            otel.endpoint_is_whole = true;
+            assert_eq!(traces_url(&otel), endpoint);
+        }
+    }
+
+    #[test]
+    fn a_collector_on_this_machine_is_reached_without_a_proxy() {
+        for (url, here) in [
+            ("http://127.0.0.1:4318/v1/traces", true),
+            ("http://127.1.2.3/", true),
+            ("http://[::1]:4318/v1/traces", true),
+            ("http://LocalHost:4318/v1/traces", true),
+            ("http://localhost.example:4318/v1/traces", false),
+            ("http://10.0.0.1:4318/v1/traces", false),
+            ("https://collector.example/v1/traces", false),
+        ] {
+            assert_eq!(is_this_machine(url), here, "{url}");
         }
     }
 }

@@ -63,7 +63,7 @@ impl Spans {
             queue: topology(config)?.queue.as_str().to_owned(),
             scope: InstrumentationScope::builder("lobby").with_version(env!("CARGO_PKG_VERSION")).build(),
             limit: config.otel.timeout,
-            told: Told { gate: LogGate::every(LOG_INTERVAL), lost: 0, failing: false },
+            told: Told::new(),
         };
         let exporting = tokio::spawn(exporting.run(waiting, last_call.clone()));
         Ok((Self(Some(Running { counts, last_call, exporting })), Some(desk)))
@@ -100,8 +100,53 @@ struct Export {
 /// What the log has said about spans that were lost.
 struct Told {
     gate: LogGate,
-    lost: u64,
+    lost: Lost,
     failing: bool,
+    /// Why a batch was not taken, kept until a line has said it.
+    trouble: String,
+}
+
+/// Counts of spans that were lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Lost {
+    failed: u64,
+    queue_full: u64,
+}
+
+/// A line of the log.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    /// Why, and how many since the last such line.
+    Lost(String, Lost),
+    Again,
+}
+
+impl Told {
+    fn new() -> Self {
+        let gate = LogGate::every(LOG_INTERVAL);
+        Self { gate, lost: Lost::default(), failing: false, trouble: String::new() }
+    }
+
+    /// What to say after a batch: it failed for that reason or was taken, and so many are `lost` since the start.
+    fn line(&mut self, failure: Option<&str>, lost: Lost, now: std::time::Instant) -> Option<Line> {
+        if let Some(trouble) = failure {
+            trouble.clone_into(&mut self.trouble);
+        }
+        let more = Lost {
+            failed: lost.failed - self.lost.failed,
+            queue_full: lost.queue_full - self.lost.queue_full,
+        };
+        if more == Lost::default() {
+            let again = failure.is_none() && std::mem::take(&mut self.failing);
+            return again.then_some(Line::Again);
+        }
+        self.gate.pass(now)?;
+        (self.lost, self.failing) = (lost, true);
+        let trouble = std::mem::take(&mut self.trouble);
+        // While a collector takes nothing, the queue fills: the failure is what to mend.
+        let queue_full = "more came than were exported: raise otel.max_pending, or sample fewer";
+        Some(Line::Lost(if more.failed > 0 { trouble } else { queue_full.to_owned() }, more))
+    }
 }
 
 impl Export {
@@ -135,18 +180,17 @@ impl Export {
 
     fn tell(&mut self, failed: bool) {
         let trouble = self.collector.trouble.take();
-        let lost = self.counts.failed.load(Relaxed) + self.counts.queue_full.load(Relaxed);
-        let told = &mut self.told;
-        if lost > told.lost && told.gate.pass(std::time::Instant::now()).is_some() {
-            let error = match (failed, trouble.as_str()) {
-                (true, "") => "no answer in time",
-                (true, trouble) => trouble,
-                (false, _) => "more came than were exported: raise otel.max_pending, or sample fewer",
-            };
-            warn!(error, lost = lost - told.lost, "spans were not exported");
-            (told.lost, told.failing) = (lost, true);
-        } else if !failed && lost == told.lost && std::mem::take(&mut told.failing) {
-            info!("spans are exported again");
+        let trouble = if trouble.is_empty() { "no answer in time" } else { &trouble };
+        let lost = Lost {
+            failed: self.counts.failed.load(Relaxed),
+            queue_full: self.counts.queue_full.load(Relaxed),
+        };
+        match self.told.line(failed.then_some(trouble), lost, std::time::Instant::now()) {
+            Some(Line::Lost(error, Lost { failed, queue_full })) => {
+                warn!(error, lost = failed + queue_full, failed, queue_full, "spans were not exported");
+            }
+            Some(Line::Again) => info!("spans are exported again"),
+            None => {}
         }
     }
 }
@@ -173,4 +217,31 @@ async fn fill(
         }
     }
     !batch.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_once_a_minute_why_spans_were_lost_even_when_the_collector_is_back() {
+        let (start, mut told) = (std::time::Instant::now(), Told::new());
+        let lost = |failed, queue_full| Lost { failed, queue_full };
+        let line = |why: &str, failed, queue_full| Some(Line::Lost(why.to_owned(), lost(failed, queue_full)));
+        let full = "more came than were exported: raise otel.max_pending, or sample fewer";
+        for (second, failure, so_far, said) in [
+            (0, None, lost(0, 0), None),
+            (1, Some("refused"), lost(5, 0), line("refused", 5, 0)),
+            (2, Some("no connection"), lost(9, 100), None),
+            (3, None, lost(9, 100), None),
+            (61, None, lost(9, 100), line("no connection", 4, 100)),
+            (62, None, lost(9, 100), Some(Line::Again)),
+            (63, None, lost(9, 100), None),
+            (121, None, lost(9, 107), line(full, 0, 7)),
+            (122, None, lost(9, 107), Some(Line::Again)),
+        ] {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(told.line(failure, so_far, now), said, "second {second}");
+        }
+    }
 }

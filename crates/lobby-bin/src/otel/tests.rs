@@ -10,7 +10,7 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header::RETRY_AFTER},
     routing::post,
 };
 use lobby_sessions::Reach;
@@ -34,6 +34,8 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
+/// What a collector asks for that does not take spans now.
+const RETRY_SECONDS: &str = "8";
 const ONE: Reach = Reach { sessions: 1, overflowed: 0, cut_off: 0 };
 
 /// A collector that keeps what it gets; dropping it closes its port.
@@ -54,7 +56,7 @@ impl Receiver {
             let request = ExportTraceServiceRequest::decode(body).expect("protobuf");
             keep.lock().unwrap_or_else(PoisonError::into_inner).push((headers, request));
             match status {
-                Some(status) => status,
+                Some(status) => (status, [(RETRY_AFTER, RETRY_SECONDS)]),
                 None => std::future::pending().await,
             }
         };
@@ -99,7 +101,6 @@ fn started(address: SocketAddr, change: impl FnOnce(&mut Config)) -> (Spans, Spa
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = Config::new();
     config.otel.endpoint = format!("http://{address}");
-    config.otel.timeout = Duration::from_millis(300);
     change(&mut config);
     let (spans, desk) = Spans::start(&config).expect("started");
     (spans, desk.expect("a desk"))
@@ -245,7 +246,7 @@ async fn a_collector_that_hangs_costs_counted_spans_and_no_delivery_waits() {
 #[tokio::test]
 async fn a_collector_that_hangs_has_until_the_time_out_and_the_next_spans_are_tried() {
     let receiver = Receiver::start(None).await;
-    let (spans, desk) = started(receiver.address, |_| ());
+    let (spans, desk) = started(receiver.address, |config| config.otel.timeout = Duration::from_secs(2));
     let counts = spans.counts().expect("counts");
     for lost in 1..=2 {
         end(&desk);
@@ -269,4 +270,23 @@ async fn a_collector_that_refuses_or_is_not_there_is_tried_again_with_the_next_s
         assert_eq!((counts.exported.load(Relaxed), counts.pending.load(Relaxed)), (0, 0));
         spans.finish(PATIENCE).await;
     }
+}
+
+#[tokio::test]
+async fn a_collector_that_asks_to_wait_gets_no_second_attempt_and_no_thread_sleeps_for_it() {
+    let receiver = Receiver::start(Some(StatusCode::SERVICE_UNAVAILABLE)).await;
+    let (spans, desk) = started(receiver.address, |config| config.otel.timeout = PATIENCE);
+    let counts = spans.counts().expect("counts");
+    end(&desk);
+    // This task and the exporting one share a thread.
+    let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+    until(|| {
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        counts.failed.load(Relaxed) == 1
+    })
+    .await;
+    assert!(longest < Duration::from_secs(4), "the runtime stood still for {longest:?}");
+    assert_eq!(receiver.spans().len(), 1, "it was tried again");
+    spans.finish(PATIENCE).await;
 }
