@@ -102,7 +102,8 @@ async fn heard(transport: Transport, address: SocketAddr, pieces: &[&[u8]]) -> a
     }
     let mut messages = Vec::new();
     for part in ending.heard.split(|byte| *byte == b'\n') {
-        let Some(at) = part.iter().position(|byte| *byte == b'{') else { continue };
+        // A brace alone may be a frame's length.
+        let Some(at) = part.windows(2).position(|bytes| bytes == b"{\"") else { continue };
         let mut message: Value = serde_json::from_slice(&part[at..]).context("a message of the lobby")?;
         for key in ["session", "current_time", "retry_after_ms"] {
             if let Some(value) = message.get_mut(key).filter(|value| !value.is_null()) {
