@@ -40,6 +40,9 @@ pub struct SessionsConfig {
     pub frame: FrameKind,
     /// Deliveries that may wait for one shard before the consumer is held up. At least the prefetch.
     pub inbox_capacity: usize,
+    /// Bytes of the messages that may wait for one shard before the consumer is held up; one message always may. The shard
+    /// works on as many. Default 8 MiB.
+    pub inbox_bytes: usize,
     /// Messages whose reach is remembered, see [`ReachLog`](crate::ReachLog). Default 0: none.
     pub reach_entries: usize,
 }
@@ -62,6 +65,7 @@ impl Default for SessionsConfig {
             close_on_expiry: false,
             frame: FrameKind::Text,
             inbox_capacity: 1024,
+            inbox_bytes: 8 << 20,
             reach_entries: 0,
         }
     }

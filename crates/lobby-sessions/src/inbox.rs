@@ -13,12 +13,23 @@ pub(crate) struct Inbox<T> {
     state: Mutex<State<T>>,
     has_room: Condvar,
     bell: Waker,
-    capacity: usize,
+    room: Room,
+}
+
+/// What an inbox holds at most. One item always fits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
 struct State<T> {
     items: Vec<T>,
+    /// Of all items together.
+    bytes: usize,
+    /// Somebody waits for room.
+    awaited: bool,
     closed: bool,
     /// The taker found nothing and waits for its event queue, or is about to.
     sleeping: bool,
@@ -40,25 +51,34 @@ pub(crate) enum Taken {
 }
 
 impl<T> Inbox<T> {
-    /// An inbox for `capacity` items whose taker is woken by `bell`.
-    pub(crate) fn new(capacity: usize, bell: Waker) -> Self {
-        let state = State { items: Vec::new(), closed: false, sleeping: false, rung: false };
-        Self { state: Mutex::new(state), has_room: Condvar::new(), bell, capacity }
+    /// An inbox with `room` whose taker is woken by `bell`.
+    pub(crate) fn new(room: Room, bell: Waker) -> Self {
+        let state = State {
+            items: Vec::new(),
+            bytes: 0,
+            awaited: false,
+            closed: false,
+            sleeping: false,
+            rung: false,
+        };
+        Self { state: Mutex::new(state), has_room: Condvar::new(), bell, room }
     }
 
-    /// Adds an item, without waking the taker: see [`Inbox::announce`]. A full inbox wakes the taker and makes the
+    /// Adds an item of so many bytes, without waking the taker: see [`Inbox::announce`]. A full inbox wakes the taker and makes the
     /// calling thread wait, which is what slows the broker down. An item for a closed inbox is dropped.
-    pub(crate) fn push(&self, item: T) {
+    pub(crate) fn push(&self, item: T, bytes: usize) {
         let mut state = self.lock();
-        while state.items.len() >= self.capacity && !state.closed {
+        while !state.takes(self.room, bytes) {
             self.wake(state);
             state = self.lock();
-            if state.items.len() >= self.capacity && !state.closed {
+            if !state.takes(self.room, bytes) {
+                state.awaited = true;
                 state = self.has_room.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
         if !state.closed {
             state.items.push(item);
+            state.bytes += bytes;
         }
     }
 
@@ -90,9 +110,10 @@ impl<T> Inbox<T> {
             (true, false, false) => Taken::Nothing,
         };
         state.sleeping = taken == Taken::Nothing;
-        let was_full = batch.len() >= self.capacity;
+        state.bytes = 0;
+        let awaited = std::mem::take(&mut state.awaited);
         drop(state);
-        if was_full {
+        if awaited {
             self.has_room.notify_all();
         }
         taken
@@ -119,6 +140,14 @@ impl<T> Inbox<T> {
     }
 }
 
+impl<T> State<T> {
+    /// Whether an item of so many bytes need not wait. A closed inbox takes all, and drops it.
+    fn takes(&self, room: Room, bytes: usize) -> bool {
+        let fits = self.items.len() < room.items && self.bytes.saturating_add(bytes) <= room.bytes;
+        fits || self.items.is_empty() || self.closed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, thread, time::Duration};
@@ -132,7 +161,7 @@ mod tests {
     fn inbox(capacity: usize) -> (Inbox<u32>, Poll) {
         let poll = Poll::new().expect("an event queue");
         let bell = Waker::new(poll.registry(), BELL).expect("a waker");
-        (Inbox::new(capacity, bell), poll)
+        (Inbox::new(Room { items: capacity, bytes: 1000 }, bell), poll)
     }
 
     fn rings(poll: &mut Poll, within: Duration) -> usize {
@@ -144,7 +173,7 @@ mod tests {
     #[test]
     fn everything_that_waits_is_taken_at_once_and_in_order() {
         let (inbox, _poll) = inbox(10);
-        (0..5).for_each(|n| inbox.push(n));
+        (0..5).for_each(|n| inbox.push(n, 0));
         let mut batch = Vec::new();
         assert_eq!(inbox.take(&mut batch), Taken::Items);
         assert_eq!(batch, [0, 1, 2, 3, 4]);
@@ -154,7 +183,7 @@ mod tests {
     fn only_a_taker_that_found_nothing_is_woken_and_only_once() {
         let (inbox, mut poll) = inbox(10);
         let mut batch = Vec::new();
-        inbox.push(1);
+        inbox.push(1, 0);
         inbox.announce();
         assert_eq!(rings(&mut poll, Duration::ZERO), 0, "nobody slept");
         assert_eq!(inbox.take(&mut batch), Taken::Items);
@@ -162,9 +191,9 @@ mod tests {
         assert_eq!(inbox.take(&mut batch), Taken::Nothing);
         inbox.announce();
         assert_eq!(rings(&mut poll, Duration::ZERO), 0, "nothing to announce");
-        inbox.push(2);
+        inbox.push(2, 0);
         assert_eq!(rings(&mut poll, Duration::ZERO), 0, "not announced");
-        inbox.push(3);
+        inbox.push(3, 0);
         inbox.announce();
         assert_eq!(rings(&mut poll, Duration::from_secs(20)), 1);
         inbox.announce();
@@ -190,7 +219,7 @@ mod tests {
             let inbox = Arc::clone(&inbox);
             move || {
                 // A full inbox is announced by whoever waits for room in it.
-                (0..100).for_each(|n| inbox.push(n));
+                (0..100).for_each(|n| inbox.push(n, 0));
                 inbox.announce();
             }
         });
@@ -207,13 +236,37 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_waits_for_room_for_its_bytes_and_an_empty_inbox_takes_any_item() {
+        let (inbox, mut poll) = inbox(100);
+        let inbox = Arc::new(inbox);
+        let sizes = [400, 600, 1, 5000, 900, 100, 1];
+        let sender = thread::spawn({
+            let inbox = Arc::clone(&inbox);
+            move || {
+                sizes.into_iter().for_each(|size| inbox.push(size, size as usize));
+                inbox.announce();
+            }
+        });
+        let (mut all, mut batch) = (Vec::new(), Vec::new());
+        while all.len() < sizes.len() {
+            match inbox.take(&mut batch) {
+                Taken::Nothing => assert!(rings(&mut poll, Duration::from_secs(20)) > 0, "an item wakes"),
+                _ => assert!(batch.len() == 1 || batch.iter().sum::<u32>() <= 1000, "{batch:?}"),
+            }
+            all.append(&mut batch);
+        }
+        sender.join().expect("the sender ends");
+        assert_eq!(all, sizes);
+    }
+
+    #[test]
     fn closing_ends_the_taker_after_the_last_item_and_releases_a_waiting_sender() {
         let (inbox, _poll) = inbox(1);
         let inbox = Arc::new(inbox);
-        inbox.push(1);
+        inbox.push(1, 0);
         let sender = thread::spawn({
             let inbox = Arc::clone(&inbox);
-            move || inbox.push(2)
+            move || inbox.push(2, 0)
         });
         inbox.close();
         sender.join().expect("the sender ends");

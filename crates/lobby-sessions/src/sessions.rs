@@ -20,7 +20,7 @@ use tracing::error;
 
 use crate::{
     Admission, Authenticator, Frame, FrameMeter, Listing, SessionQuery, SessionStats, SessionsConfig,
-    inbox::Inbox,
+    inbox::{Inbox, Room},
     shard::{BELL, Delivery, Order, Shard, Surroundings, Target},
     stats::ShardStats,
 };
@@ -65,7 +65,8 @@ impl<T: Clone + Send + 'static> Sessions<T> {
         Ok(Self { shards, config, meter })
     }
 
-    /// Hands a message to every logged-in session. Waits only when a shard is `inbox_capacity` deliveries behind.
+    /// Hands a message to every logged-in session. Waits only when a shard is `inbox_capacity` deliveries or
+    /// `inbox_bytes` behind.
     /// Whoever has many to hand over at once uses a [`Burst`](crate::Burst).
     pub fn broadcast(&self, frame: &Frame, ticket: &T) {
         self.queue_broadcast(frame, ticket);
@@ -73,26 +74,25 @@ impl<T: Clone + Send + 'static> Sessions<T> {
     }
 
     /// Hands a message to the sessions of one user; the owning shard counts it as `not_connected` if there are
-    /// none. Waits only when that shard is `inbox_capacity` deliveries behind.
+    /// none. Waits only when that shard is `inbox_capacity` deliveries or `inbox_bytes` behind.
     pub fn unicast(&self, user: UserId, frame: Frame, ticket: T) {
         let shard = self.queue_unicast(user, frame, ticket);
         self.wake(shard);
     }
 
     pub(crate) fn queue_broadcast(&self, frame: &Frame, ticket: &T) {
+        let bytes = frame.line().len();
         for shard in &self.shards {
-            shard.inbox.push(Delivery {
-                target: Target::Everyone,
-                frame: frame.clone(),
-                ticket: ticket.clone(),
-            });
+            let (frame, ticket) = (frame.clone(), ticket.clone());
+            shard.inbox.push(Delivery { target: Target::Everyone, frame, ticket }, bytes);
         }
     }
 
     /// Returns the shard that the message waits for.
     pub(crate) fn queue_unicast(&self, user: UserId, frame: Frame, ticket: T) -> usize {
         let shard = self.shard_of(user);
-        self.shards[shard].inbox.push(Delivery { target: Target::User(user), frame, ticket });
+        let bytes = frame.line().len();
+        self.shards[shard].inbox.push(Delivery { target: Target::User(user), frame, ticket }, bytes);
         shard
     }
 
@@ -207,7 +207,8 @@ impl<T: Send + 'static> Door<T> {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let bell = Waker::new(poll.registry(), BELL)?;
-        let inbox = Arc::new(Inbox::new(config.inbox_capacity.max(1), bell));
+        let inbox =
+            Arc::new(Inbox::new(Room { items: config.inbox_capacity, bytes: config.inbox_bytes }, bell));
         let (control, orders) = mpsc::channel(CONTROL_CAPACITY);
         let stats = Arc::new(ShardStats::default());
         let surroundings = Surroundings {
