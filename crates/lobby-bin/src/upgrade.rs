@@ -39,7 +39,8 @@ impl OriginPolicy {
             Self::Any => true,
             Self::Listed(list) => list.iter().any(|o| o.eq_ignore_ascii_case(origin)),
             Self::SameHost => {
-                origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+                let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+                !host.is_empty() && authority.eq_ignore_ascii_case(host)
             }
         }
     }
@@ -186,7 +187,9 @@ fn judge(
     // One that is not UTF-8 is still one.
     let origin = if times("Origin") > 0 { Some(header("Origin").unwrap_or("null")) } else { None };
     let host = header("Host").unwrap_or_default();
-    let from_console = origin.is_some_and(|origin| is_console(origin, host, console_port));
+    // A host that is empty, or no text, is nobody's own: `a://` has an empty one too.
+    let from_console =
+        !host.is_empty() && origin.is_some_and(|origin| is_console(origin, host, console_port));
     if !from_console && !origins.allows(origin, host) {
         return Err(Rejection::new(403, "Forbidden", "this Origin may not connect; see `listen.origins`"));
     }
@@ -306,6 +309,14 @@ mod tests {
             assert_eq!(status(&text, &OriginPolicy::new(&[])), same_host, "{origin}");
             assert_eq!(status(&text, &listed), by_list, "{origin}");
             assert_eq!(status(&text, &any), 101, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_empty_is_the_own_host_of_no_page() {
+        for origin in ["a://", "a://:8011", "lobby.example"] {
+            let text = request(&format!("Origin: {origin}\r\n")).replace("lobby.example:8003", "");
+            assert_eq!(status(&text, &OriginPolicy::SameHost), 403, "{origin}");
         }
     }
 
