@@ -313,9 +313,14 @@ impl Stage {
     /// Stops the lobby and checks that it left nothing in its queue, waiting or unacknowledged.
     pub(crate) async fn leaves_nothing(&self, mut lobby: Lobby) -> anyhow::Result<()> {
         lobby.stop().await?;
+        self.is_empty(&self.queue()).await
+    }
+
+    /// Checks that nothing is in a queue that nobody consumes any more, waiting or unacknowledged.
+    pub(crate) async fn is_empty(&self, queue: &str) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
-            let state = self.queue_with_consumers(&self.queue(), 0).await?;
+            let state = self.queue_with_consumers(queue, 0).await?;
             match state.messages {
                 0 => return Ok(()),
                 // It may be a canary that came too late for the lobby; that expires.

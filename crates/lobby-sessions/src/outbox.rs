@@ -156,6 +156,11 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// Messages that wait, one of them begun perhaps.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -72,16 +72,21 @@ impl Shard {
     }
 
     /// Gives memory back when the notifications that wait, each counted once, are too many: whoever has most waiting
-    /// goes first. A client that fell behind only a moment ago is spared; it may only be reading a large message.
+    /// goes first. A client that fell behind only a moment ago is spared, as it may only be reading a large message. More than
+    /// a quarter over the limit this holds for a client of one message only: in that moment a fast publisher could fill any
+    /// memory.
     pub(super) fn shed(&mut self, now: Instant) {
         let limit = self.desk.config.outbox_total_bytes as u64;
         let meter = &self.surroundings.meter;
-        if meter.live_bytes() <= limit {
+        let live = meter.live_bytes();
+        if live <= limit {
             return;
         }
+        let hasty = live > limit + limit / 4;
         let lags = |session: &Session| {
-            let since = session.backlog_since;
-            session.is_open() && since.is_some_and(|since| now.saturating_duration_since(since) >= SPARED)
+            let behind = session.backlog_since.map(|since| now.saturating_duration_since(since));
+            session.is_open()
+                && behind.is_some_and(|time| time >= SPARED || hasty && session.outbox.len() > 1)
         };
         let seats = self.seats.iter().map(|(key, seat)| (key, seat.session()));
         let mut slow: Vec<_> = seats
