@@ -139,7 +139,9 @@ impl Desk {
         let (Some(since), Some(rate)) = (session.unheard_since.take(), self.config.command_rate) else {
             return;
         };
-        session.credit = rate.within(now.saturating_duration_since(since));
+        // One that reads little by little is heard little by little, and what it has not used of its credit stays.
+        let more = rate.within(now.saturating_duration_since(since));
+        session.credit = session.credit.saturating_add(more).min(rate.within(self.config.write_timeout));
     }
 
     /// A fresh token of the same user extends the session; any other counts as a failed login.
