@@ -25,8 +25,9 @@ pub struct SessionsConfig {
     /// The largest inbound message of an open session, in bytes. Default 64 KiB.
     pub max_inbound_bytes: usize,
     /// How many commands a session may send; one that sends more is closed with 1008. Pings count, and so do an empty
-    /// line, a WebSocket pong, and a fragment of less than 128 bytes: each costs the shard its time. Default: 100 a second and 200 at
-    /// once. `None`: no limit.
+    /// line, a WebSocket pong, and a fragment of less than 128 bytes: each costs the shard its time. What waited while
+    /// the session was not heard may be made up for, as much as comes in `write_timeout` at most. Default: 100 a second
+    /// and 200 at once. `None`: no limit.
     pub command_rate: Option<Rate>,
     /// How long a closing session may take to read its last words. Default 5 s.
     pub close_grace: Duration,

@@ -64,7 +64,8 @@ impl<T> Inbox<T> {
         Self { state: Mutex::new(state), has_room: Condvar::new(), bell, room }
     }
 
-    /// Adds an item of so many bytes, without waking the taker: see [`Inbox::announce`]. A full inbox wakes the taker and makes the
+    /// Adds an item of so many bytes, without waking the taker: see [`Inbox::announce`].
+    /// A full inbox wakes the taker and makes the
     /// calling thread wait, which is what slows the broker down. An item for a closed inbox is dropped.
     pub(crate) fn push(&self, item: T, bytes: usize) {
         let mut state = self.lock();
