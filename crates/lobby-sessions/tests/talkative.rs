@@ -90,10 +90,7 @@ async fn what_a_client_said_while_it_was_behind_is_not_too_much_because_it_is_he
     const BEHIND: Duration = Duration::from_millis(500);
     let lobby = Lobby::start(|c| c.command_rate = Rate::new(1000, 5)).await;
     let mut client = lobby.client(1).await;
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    while lobby.sessions.stats().queued_bytes == 0 {
-        lobby.unicast(1, &json).wait().await;
-    }
+    lobby.fill(1).await;
     client.say(&PING.repeat(SAID)).await;
     // The subject is the time that goes by.
     tokio::time::sleep(BEHIND).await;

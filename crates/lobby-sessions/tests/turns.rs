@@ -116,10 +116,7 @@ async fn whoever_orders_a_drain_again_learns_the_same_and_so_does_the_first() {
     })
     .await;
     let _stuck = lobby.connect(1, Transport::Tcp).await;
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    while lobby.sessions.stats().queued_bytes == 0 {
-        lobby.broadcast(&json).wait().await;
-    }
+    lobby.fill(1).await;
     let within = Duration::from_millis(200);
     let left = tokio::join!(
         lobby.sessions.drain(Duration::ZERO, within),
@@ -336,10 +333,7 @@ async fn what_a_client_says_while_a_token_is_verified_does_not_cut_its_last_word
 async fn a_client_that_has_hung_up_is_gone_although_it_has_not_read_all() {
     let lobby = Lobby::start(|_| {}).await;
     let mut client = Client { stream: BufReader::new(lobby.connect(1, Transport::Tcp).await) };
-    let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
-    while lobby.sessions.stats().queued_bytes == 0 {
-        lobby.broadcast(&json).wait().await;
-    }
+    lobby.fill(1).await;
     client.say(&PING.repeat(2000)).await;
     client.stream.get_mut().shutdown().await.expect("our side is shut");
     lobby.until("gone", |s| s.sessions == [0, 0] && s.queued_bytes == 0).await;

@@ -153,6 +153,14 @@ impl Lobby {
         dropped
     }
 
+    /// Notifies a user who does not read until 256 KiB wait: less may be a greeting that is not yet counted as written.
+    pub async fn fill(&self, user: i64) {
+        let json = format!("{{\"fill\":\"{}\"}}", "x".repeat(8 << 10));
+        while self.sessions.stats().queued_bytes < 256 << 10 {
+            self.unicast(user, &json).wait().await;
+        }
+    }
+
     pub async fn until(&self, what: &str, done: impl Fn(&lobby_sessions::SessionStats) -> bool) {
         let start = Instant::now();
         while !done(&self.sessions.stats()) {
