@@ -1,23 +1,15 @@
 //! Puts the layers of the configuration together and remembers where each value came from.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
     broker,
     dead_letter::dead_letter_topology,
     drain::drain_times,
-    expand::expand,
-    otel, queue, secret_file,
+    file, otel, queue, secret_file,
     settings::{Config, SETTINGS, Setting},
     value::without_any_login,
 };
-
-/// Files that are read when none is named; those that do not exist are passed over.
-const USUAL_FILES: [&str; 2] = ["lobby.toml", "/etc/lobby/lobby.toml"];
 
 /// Variables of the FAF lobby server, and the keys of `broker` that they set.
 const FAF_VARIABLES: [(&str, &str); 6] = [
@@ -47,7 +39,11 @@ pub struct Sources {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
-    File(PathBuf),
+    File {
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
     Variable(String),
     Flag,
     /// A file that another key names.
@@ -62,7 +58,7 @@ impl Origin {
     pub fn rank(&self) -> u8 {
         match self {
             Self::Default => 0,
-            Self::File(_) => 1,
+            Self::File { .. } => 1,
             Self::Variable(variable) if !variable.starts_with("LOBBY_") => 2,
             Self::Variable(_) => 3,
             Self::Flag => 4,
@@ -75,7 +71,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::File { path, line } => write!(f, "file {}, line {line}", path.display()),
             Self::Variable(name) => write!(f, "environment {name}"),
             Self::Flag => f.write_str("flag --set"),
             Self::SecretFile { path, by } => write!(f, "file {}, named by {by}", path.display()),
@@ -119,8 +115,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for setting in SETTINGS {
         loaded.values.insert(setting.name(), (setting.default.to_owned(), Origin::Default));
     }
-    if let Some((path, text)) = read_file(sources.file.as_deref())? {
-        apply_file(&mut loaded, &path, &text, &sources.environment)?;
+    if let Some((path, text)) = file::read(sources.file.as_deref())? {
+        file::apply(&mut loaded, &path, &text, &sources.environment)?;
     }
     apply_faf_aliases(&mut loaded, &sources.environment)?;
     apply_otel_variables(&mut loaded, &sources.environment);
@@ -142,94 +138,34 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         loaded.values["otel.endpoint"].1 == Origin::Variable(otel::TRACES_ENDPOINT.to_owned());
     let weak = otel::warnings(&sources.environment, &loaded, otel::BUILT_IN);
     loaded.warnings.extend(weak);
-    broker::settle(&mut loaded.config, &mut loaded.values)?;
-    check_together(&loaded.config)?;
-    queue::topology(&loaded.config)?;
-    dead_letter_topology(&loaded.config)?;
-    drain_times(&loaded.config)?;
+    broker::settle(&mut loaded.config, &mut loaded.values)
+        .and_then(|()| check_all(&loaded.config))
+        .map_err(|error| with_origins(error, &loaded.values))?;
     Ok(loaded)
 }
 
-fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|e| ConfigError::File { path: path.display().to_string(), problem: e.to_string() })
-    };
-    match named {
-        Some(path) => Ok(Some((path.to_owned(), read(path)?))),
-        None => match USUAL_FILES.iter().map(Path::new).find(|p| p.is_file()) {
-            Some(path) => Ok(Some((path.to_owned(), read(path)?))),
-            None => Ok(None),
-        },
-    }
-}
-
-fn apply_file(
-    loaded: &mut Loaded,
-    path: &Path,
-    text: &str,
-    environment: &BTreeMap<String, String>,
-) -> Result<(), ConfigError> {
-    let origin = Origin::File(path.to_owned());
-    let problem = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
-    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| problem(in_line(&e, text)))?;
-    for (section, keys) in document {
-        let toml::Value::Table(keys) = keys else {
-            return Err(unknown(&section, "", &origin));
-        };
-        for (key, value) in keys {
-            let command =
-                Setting::find(&section, &key).is_some_and(|s| s.name() == "broker.password_command");
-            let value = expanded(value, environment)
-                .map_err(|wrong| problem(format!("`{section}.{key}`: {wrong}")))?;
-            let value = if command { command_text(&value) } else { scalar_text(&value) };
-            let value = value.ok_or_else(|| {
-                problem(format!("`{section}.{key}` must be a text, a number, true, false or a list of texts"))
-            })?;
-            set(loaded, &section, &key, &value, origin.clone())?;
-        }
-    }
+fn check_all(config: &Config) -> Result<(), ConfigError> {
+    check_together(config)?;
+    queue::topology(config)?;
+    dead_letter_topology(config)?;
+    drain_times(config)?;
     Ok(())
 }
 
-/// The parser's own text shows the line, which may hold a secret.
-fn in_line(error: &toml::de::Error, text: &str) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    format!("line {}: {}", before.matches('\n').count() + 1, error.message())
-}
-
-/// The environment's variables stand in texts only, each in its own: what one holds is no further word of a list.
-fn expanded(value: toml::Value, environment: &BTreeMap<String, String>) -> Result<toml::Value, String> {
-    Ok(match value {
-        toml::Value::String(text) => toml::Value::String(expand(&text, environment)?),
-        toml::Value::Array(items) => {
-            let items: Result<_, String> =
-                items.into_iter().map(|item| expanded(item, environment)).collect();
-            toml::Value::Array(items?)
-        }
-        other => other,
-    })
-}
-
-fn scalar_text(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Float(number) => Some(number.to_string()),
-        toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Array(items) => {
-            let items: Option<Vec<_>> = items.iter().map(|i| i.as_str()).collect();
-            Some(items?.join(","))
-        }
-        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+/// Values that are right one by one and wrong together: says where each of the keys that the text names was set.
+fn with_origins(error: ConfigError, values: &BTreeMap<String, (String, Origin)>) -> ConfigError {
+    let ConfigError::Conflict(text) = error else { return error };
+    let named = text.split('`').skip(1).step_by(2).filter_map(|key| {
+        let (_, origin) = values.get(key).filter(|(_, origin)| *origin != Origin::Default)?;
+        Some(format!("`{key}` is set by {origin}"))
+    });
+    let mut origins: Vec<_> = named.collect();
+    origins.dedup();
+    if origins.is_empty() {
+        ConfigError::Conflict(text)
+    } else {
+        ConfigError::Conflict(format!("{text} ({})", origins.join("; ")))
     }
-}
-
-/// A list of words keeps its words, whatever is in them.
-fn command_text(value: &toml::Value) -> Option<String> {
-    let toml::Value::Array(items) = value else { return scalar_text(value) };
-    let words: Option<Vec<_>> = items.iter().map(|item| item.as_str()).collect();
-    shlex::try_join(words?).ok()
 }
 
 /// The FAF lobby server's own variables, weaker than `LOBBY_BROKER__…` and stronger than a file.
@@ -277,7 +213,8 @@ fn apply_environment(loaded: &mut Loaded, environment: &BTreeMap<String, String>
     Ok(())
 }
 
-fn set(
+/// Sets one key. The error names it, its value and its origin.
+pub(super) fn set(
     loaded: &mut Loaded,
     section: &str,
     key: &str,
@@ -298,7 +235,7 @@ fn set(
     Ok(())
 }
 
-fn unknown(section: &str, key: &str, origin: &Origin) -> ConfigError {
+pub(super) fn unknown(section: &str, key: &str, origin: &Origin) -> ConfigError {
     let name = if key.is_empty() { section.to_owned() } else { format!("{section}.{key}") };
     let nearest = SETTINGS
         .iter()
@@ -368,7 +305,7 @@ mod tests {
         let config = &loaded.config;
         assert_eq!((config.prefetch, config.exchange.as_str()), (30, "b"));
         assert_eq!(config.heartbeat.as_secs(), 20);
-        assert_eq!(loaded.values["broker.heartbeat"].1, Origin::File(path));
+        assert_eq!(loaded.values["broker.heartbeat"].1, Origin::File { path, line: 4 });
         assert_eq!(loaded.values["broker.prefetch"].1, Origin::Flag);
         assert_eq!(loaded.values["auth.scope"].1, Origin::Default);
     }
@@ -451,6 +388,7 @@ mod tests {
         let open = ("LOBBY_LISTEN__TCP", "0.0.0.0:8002");
         let error = load(&sources(&[open], &[])).expect_err("refused").to_string();
         assert!(error.contains("LOBBY_AUTH__SECRET") && error.contains("LOBBY_AUTH__JWKS"), "{error}");
+        assert!(error.ends_with("(`listen.tcp` is set by environment LOBBY_LISTEN__TCP)"), "{error}");
         assert!(load(&sources(&[open, ("LOBBY_AUTH__SECRET", "s")], &[])).is_ok());
     }
 

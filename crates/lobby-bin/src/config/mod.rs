@@ -6,6 +6,7 @@ mod consumer;
 mod dead_letter;
 mod drain;
 mod expand;
+mod file;
 mod load;
 mod otel;
 mod print;
