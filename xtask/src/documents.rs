@@ -80,7 +80,7 @@ const CONFIGURATION_HEAD: &str = "<!-- Made by `cargo xtask docs` from crates/lo
 
 Each layer overrides the one before: defaults, the TOML file (`--config FILE`, else `LOBBY_CONFIG`, else `./lobby.toml`,
 else `/etc/lobby/lobby.toml`), FAF's own variables, the environment, and `--set section.key=value`. A key that nobody
-knows stops the start and is named. `lobby check-config` prints what is in force and where each value came from;
+knows stops the start and is named. `lobby check-config` (`--json`) prints what is in force and where each value came from, a file with its line;
 `lobby default-config` prints a commented file.
 
 FAF's own variables work too: `MQ_EXCHANGE_NAME`, `MQ_SERVER`, `MQ_PORT`, `MQ_USER`, `MQ_PASSWORD` and `MQ_VHOST` for

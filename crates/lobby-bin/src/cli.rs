@@ -81,7 +81,11 @@ pub enum Command {
     /// Asks a running lobby whether it is ready, as an exit code: 0, or 69 with the reason.
     Health(HealthArgs),
     /// Checks the configuration and prints each value in force with where it came from; secrets are hidden.
-    CheckConfig,
+    CheckConfig {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Looks after the messages that lobbies dropped (`dead_letter.exchange`).
     DeadLetters {
         #[command(subcommand)]

@@ -123,13 +123,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Trace(args) => commands::trace(&load()?.config, &args),
         Command::Topology { command } => commands::topology(&load()?.config, &command),
         Command::DeadLetters { command } => commands::dead_letters(&load()?.config, command),
-        Command::CheckConfig => {
+        Command::CheckConfig { json } => {
             let loaded = load()?;
             warn_if_unverified(&loaded.config);
             for warning in &loaded.warnings {
                 let _ = writeln!(std::io::stderr(), "lobby: warning: {warning}");
             }
-            print(&config::effective(&loaded))
+            print(&if json {
+                format!("{}\n", config::effective_json(&loaded))
+            } else {
+                config::effective(&loaded)
+            })
         }
         Command::Completions { shell } => print(&commands::completions(shell)?),
         Command::Man { directory } => commands::man(directory.as_deref()),

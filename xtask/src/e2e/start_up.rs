@@ -208,6 +208,10 @@ pub(super) async fn health_command(stage: &Stage) -> anyhow::Result<()> {
     let unready = ask(&[]).run_to_exit().await?;
     ensure!(unready.status.code() == Some(69), "not ready: {} {}", unready.status, unready.stderr);
     ensure!(unready.stderr.contains("503"), "the reason: {}", unready.stderr);
+    let unready = ask(&["--json"]).run_to_exit().await?;
+    let said: serde_json::Value = serde_json::from_str(&unready.stdout)?;
+    ensure!(unready.status.code() == Some(69), "not ready, as JSON: {unready:?}");
+    ensure!(said["ready"] == json!(false) && said["reason"].is_string(), "not ready, as JSON: {said}");
     let live = ask(&["--live"]).run_to_exit().await?;
     ensure!(live.status.success() && live.stdout == "live\n", "it lives: {} {}", live.stdout, live.stderr);
     proxy.open();

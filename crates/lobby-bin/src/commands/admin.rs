@@ -94,8 +94,16 @@ impl AdminAddress {
         }
     }
 
-    /// The answer to a request, whole.
+    /// What a request that succeeds is answered.
     pub async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
+        match self.answer(method, path).await? {
+            (status, text) if status.is_success() => Ok(text),
+            (status, text) => Err(Unanswered::Away(refusal(status, &text))),
+        }
+    }
+
+    /// The answer to a request, whole, also one that says no, but for one that does not let this in.
+    pub async fn answer(&self, method: Method, path: &str) -> Result<(StatusCode, String), Unanswered> {
         let asked = async {
             let mut response = self.request(method, path).await?;
             let status = response.status();
@@ -111,11 +119,10 @@ impl AdminAddress {
             .unwrap_or_else(|_| Err(anyhow!("nothing within {ANSWER_TIMEOUT:?}")))
             .map_err(Unanswered::Away)?;
         match status {
-            status if status.is_success() => Ok(text),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(Unanswered::Denied(anyhow!("it says {status}: {}", text.trim())))
+                Err(Unanswered::Denied(refusal(status, &text)))
             }
-            status => Err(Unanswered::Away(anyhow!("it says {status}: {}", text.trim()))),
+            status => Ok((status, text)),
         }
     }
 
@@ -148,6 +155,11 @@ impl AdminAddress {
             }
         }
     }
+}
+
+/// What an answer other than a success says.
+pub fn refusal(status: StatusCode, text: &str) -> anyhow::Error {
+    anyhow!("it says {status}: {}", text.trim())
 }
 
 /// Where a lobby that listens on every address of this machine is reached from here.

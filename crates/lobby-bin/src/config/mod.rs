@@ -25,7 +25,7 @@ pub use drain::{DrainTimes, drain_times};
 pub use load::{ConfigError, Loaded, Sources, load};
 #[cfg(feature = "otel")]
 pub use otel::{OtelFields, otel_headers};
-pub use print::{default_file, effective, markdown_table};
+pub use print::{default_file, effective, effective_json, markdown_table};
 pub use queue::topology;
 pub use self_check::self_check;
 pub use sessions::sessions;

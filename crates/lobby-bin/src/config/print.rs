@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use serde_json::{Map, Value, json};
+
 use super::{
-    load::Loaded,
+    load::{Loaded, Origin},
     settings::{SETTINGS, Setting},
     value::without_login,
 };
@@ -36,6 +38,25 @@ pub fn effective(loaded: &Loaded) -> String {
         }
     }
     out
+}
+
+/// The same for programs: `settings` by key, and the `warnings`.
+pub fn effective_json(loaded: &Loaded) -> Value {
+    let settings: Map<_, _> = SETTINGS
+        .iter()
+        .filter_map(|setting| {
+            let (value, origin) = loaded.values.get(&setting.name())?;
+            let about = json!({
+                "value": shown(loaded, setting, value),
+                "origin": origin.to_string(),
+                "is_default": *origin == Origin::Default,
+                "secret": setting.secret,
+                "environment": setting.variable(),
+            });
+            Some((setting.name(), about))
+        })
+        .collect();
+    json!({"settings": settings, "warnings": loaded.warnings})
 }
 
 /// A value as people may see it.
@@ -91,5 +112,13 @@ mod tests {
         let text = effective(&load(&sources).expect("accepted"));
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("environment LOBBY_BROKER__PREFETCH") && text.contains("\"7\""), "{text}");
+        let json = effective_json(&load(&sources).expect("accepted"));
+        assert!(!json.to_string().contains("hunter2"), "{json}");
+        let prefetch = json!({
+            "value": "7", "origin": "environment LOBBY_BROKER__PREFETCH", "is_default": false, "secret": false,
+            "environment": "LOBBY_BROKER__PREFETCH",
+        });
+        assert_eq!(json["settings"]["broker.prefetch"], prefetch);
+        assert_eq!(json["settings"].as_object().map(Map::len), Some(SETTINGS.len()));
     }
 }
