@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use notify_amqp::{BrokerConfig, BrokerUrl, CredentialSource, Host, Login, TlsOptions};
 
 use super::{
+    fields::Config,
     load::{ConfigError, Origin},
-    settings::Config,
     value::Secret,
 };
 

@@ -2,9 +2,7 @@
 
 use notify_amqp::{BackoffPolicy, ConsumerConfig};
 
-use super::{
-    broker::connection, load::ConfigError, queue::topology, self_check::self_check, settings::Config,
-};
+use super::{broker::connection, fields::Config, load::ConfigError, queue::topology, self_check::self_check};
 
 /// What is consumed, from where, and within which limits.
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use notify_amqp::{BackoffPolicy, DeadLetterConfig, DeadLetterTopology, QueueName};
 
-use super::{broker::connection, load::ConfigError, queue, settings::Config, value::Name};
+use super::{broker::connection, fields::Config, load::ConfigError, queue, value::Name};
 
 /// The keys as they were written.
 #[derive(Debug, Clone, Default)]

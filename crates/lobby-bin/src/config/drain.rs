@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{load::ConfigError, settings::Config};
+use super::{fields::Config, load::ConfigError};
 
 /// What a drain keeps for the steps after the last session, out of its limit; half of a limit that is shorter than
 /// two.

@@ -6,8 +6,9 @@ use super::{
     broker,
     dead_letter::dead_letter_topology,
     drain::drain_times,
+    fields::Config,
     file, otel, queue, secret_file,
-    settings::{Config, SETTINGS, Setting},
+    settings::{SETTINGS, Setting},
     value::without_any_login,
 };
 

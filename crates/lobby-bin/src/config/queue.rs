@@ -9,7 +9,7 @@ use notify_amqp::{
     TopologyError, canary_key, instance_queue, shared_queue,
 };
 
-use super::{load::ConfigError, self_check::self_check, settings::Config};
+use super::{fields::Config, load::ConfigError, self_check::self_check};
 
 /// The longest routing key AMQP can carry, in bytes.
 const MAX_ROUTING_KEY_BYTES: usize = 255;

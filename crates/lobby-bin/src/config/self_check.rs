@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use notify_amqp::{QueueOptions, SelfCheckConfig, SelfCheckError};
 
-use super::{load::ConfigError, settings::Config};
+use super::{fields::Config, load::ConfigError};
 
 /// The keys as they were written.
 #[derive(Debug, Clone, Copy, Default)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lobby_sessions::SessionsConfig;
 
-use super::settings::Config;
+use super::fields::Config;
 
 /// A session that is being closed has this long to read its last words.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
