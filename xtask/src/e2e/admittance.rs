@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::{error::Error as WebSocketError, http::StatusCode};
 
 use super::addressing::received;
@@ -20,6 +22,9 @@ const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const LONGEST_WAIT: Duration = Duration::from_secs(11);
 /// Clients of the crowd; an ordinary limit of open files allows them here and in the lobby.
 const CROWD: i64 = 500;
+
+/// More than are turned away at once, by far.
+const TURNED_AWAY: usize = 300;
 
 /// How a new connection fares.
 enum Knock {
@@ -55,7 +60,29 @@ pub(super) async fn connection_limits(stage: &Stage) -> anyhow::Result<()> {
         is_logged(&lobby, setting, "2")?;
         lobby.stop().await?;
     }
-    Ok(())
+    no_crowd_is_turned_away_one_by_one(stage).await
+}
+
+/// Of a crowd over the limit that does not leave, some are told to come back, and the others are closed at once.
+async fn no_crowd_is_turned_away_one_by_one(stage: &Stage) -> anyhow::Result<()> {
+    let mut lobby = start(stage, &[("max_connections", "1")]).await?;
+    let _player = stage.client(&lobby, Transport::Tcp, 42).await?;
+    let address = lobby.address(Transport::Tcp)?;
+    let mut crowd = Vec::new();
+    for _ in 0..TURNED_AWAY {
+        crowd.push(TcpStream::connect(address).await?);
+    }
+    let mut told = 0;
+    for stranger in &mut crowd {
+        let mut heard = Vec::new();
+        // Closed without a word, the socket may also be reset.
+        let _ = timeout(PATIENCE, stranger.read_to_end(&mut heard)).await.context("never closed")?;
+        told += usize::from(!heard.is_empty());
+    }
+    // A place is held for two seconds at most, in which the crowd has long come.
+    ensure!((1..TURNED_AWAY).contains(&told), "{told} of {TURNED_AWAY} are told to come back");
+    drop(crowd);
+    lobby.stop().await
 }
 
 /// Connections that come too fast are told to come back, on both transports; those before are unharmed, and who

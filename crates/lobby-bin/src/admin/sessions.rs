@@ -27,11 +27,18 @@ pub struct Search {
     limit: Option<usize>,
 }
 
+impl Search {
+    fn query(&self) -> SessionQuery {
+        SessionQuery {
+            text: self.text.trim().chars().take(MAX_TEXT).collect(),
+            user: self.user.map(UserId::new),
+            limit: self.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT),
+        }
+    }
+}
+
 pub async fn list(State(admin): State<Admin>, Query(search): Query<Search>) -> Json<Value> {
-    let text = search.text.trim().chars().take(MAX_TEXT).collect();
-    let user = search.user.map(UserId::new);
-    let query = SessionQuery { text, user, limit: search.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT) };
-    let listing = admin.state.figures.sessions.list(&query).await;
+    let listing = admin.state.figures.sessions.list(&search.query()).await;
     let sessions: Vec<_> = listing.sessions.iter().map(shown).collect();
     Json(json!({"matching": listing.matching, "sessions": sessions}))
 }
@@ -60,4 +67,20 @@ pub struct Kick {
 pub async fn kick(State(admin): State<Admin>, Json(kick): Json<Kick>) -> Json<Value> {
     let kicked = admin.state.figures.sessions.kick(UserId::new(kick.user), kick.serial).await;
     Json(json!({"kicked": kicked}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_no_more_sessions_than_its_limit_whatever_is_asked_for() {
+        for (asked, limit) in
+            [(None, 100), (Some(0), 0), (Some(7), 7), (Some(1000), 1000), (Some(usize::MAX), 1000)]
+        {
+            let text = " x".repeat(MAX_TEXT);
+            let query = Search { text, user: None, limit: asked }.query();
+            assert_eq!((query.limit, query.text.len()), (limit, MAX_TEXT), "{asked:?}");
+        }
+    }
 }
