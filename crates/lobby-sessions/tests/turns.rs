@@ -118,11 +118,13 @@ async fn whoever_orders_a_drain_again_learns_the_same_and_so_does_the_first() {
     let _stuck = lobby.connect(1, Transport::Tcp).await;
     lobby.fill(1).await;
     let within = Duration::from_millis(200);
-    let left = tokio::join!(
-        lobby.sessions.drain(Duration::ZERO, within),
-        lobby.sessions.drain(Duration::ZERO, within)
-    );
-    assert_eq!(left, (1, 1));
+    let both = async {
+        tokio::join!(
+            lobby.sessions.drain(Duration::ZERO, within),
+            lobby.sessions.drain(Duration::ZERO, within)
+        )
+    };
+    assert_eq!(timeout(PATIENCE, both).await.expect("ended in its time"), (1, 1));
     assert_eq!(lobby.sessions.stats().queued_bytes, 0, "the drain's limit is the session's too");
 }
 

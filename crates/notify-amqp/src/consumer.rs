@@ -45,8 +45,8 @@ pub struct ConsumerConfig {
     /// Whether and how the consumer looks whether messages come through (default `None`: not at all). It needs a
     /// queue that only this consumer consumes, and a user who may publish to the exchange.
     pub self_check: Option<SelfCheckConfig>,
-    /// Whether the consumer ends when the broker cancels it, because its queue was deleted or the queue's node is gone
-    /// (default false: it declares the queue again and consumes on).
+    /// Whether the consumer ends when the broker cancels it, because its queue was deleted or the queue's node is gone,
+    /// or when the self-check finds this out (default false: it declares the queue again and consumes on).
     pub stop_on_cancel: bool,
     /// How long [`ConsumerHandle::stop`] waits for open deliveries (default 5 s).
     pub stop_timeout: Duration,

@@ -297,6 +297,16 @@ impl ConsumerError {
         matches!(self, Self::ExclusiveInUse { .. })
     }
 
+    /// Whether the broker ended the consumer, and not the connection: it said so, or the self-check found it out before
+    /// that was heard. See [`ConsumerConfig::stop_on_cancel`](crate::ConsumerConfig::stop_on_cancel).
+    #[must_use]
+    pub fn is_cancel(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled { .. } | Self::SelfCheck(SelfCheckFault::Queue | SelfCheckFault::Consumer)
+        )
+    }
+
     /// Whether waiting alone will not help: somebody has to change configuration or broker.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
@@ -362,6 +372,16 @@ mod tests {
 
     fn login_refused(text: &str) -> ConsumerError {
         ConsumerError::LoginRefused { address: "mq:5672".into(), user: "u".into(), text: text.into() }
+    }
+
+    #[test]
+    fn a_queue_that_is_gone_is_a_cancel_whoever_notices_first() {
+        for fault in SelfCheckFault::ALL {
+            let cancel = matches!(fault, SelfCheckFault::Queue | SelfCheckFault::Consumer);
+            assert_eq!(ConsumerError::SelfCheck(fault).is_cancel(), cancel, "{fault:?}");
+        }
+        assert!(ConsumerError::Cancelled { queue: "q".into() }.is_cancel());
+        assert!(!unreachable("away").is_cancel());
     }
 
     #[test]

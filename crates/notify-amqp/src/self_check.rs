@@ -89,7 +89,8 @@ pub enum SelfCheckFault {
 }
 
 impl SelfCheckFault {
-    const ALL: [Self; 5] = [Self::Binding, Self::Exchange, Self::Queue, Self::Consumer, Self::Deliveries];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Binding, Self::Exchange, Self::Queue, Self::Consumer, Self::Deliveries];
 
     /// One word, for metrics.
     #[must_use]

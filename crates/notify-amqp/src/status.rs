@@ -63,7 +63,7 @@ pub enum StopReason {
         /// The code it gave.
         code: u8,
     },
-    /// The broker cancelled the consumer (its queue was deleted, or the queue's node is gone), and
+    /// The broker cancelled the consumer (its queue was deleted, or the queue's node is gone), told or not, and
     /// [`ConsumerConfig::stop_on_cancel`](crate::ConsumerConfig::stop_on_cancel) is set.
     Cancelled,
     /// The runtime that the handler ran on was shut down.

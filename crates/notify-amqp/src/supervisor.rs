@@ -113,7 +113,7 @@ impl<D: Dispatch> Supervisor<D> {
                 },
                 Err(error) => error,
             };
-            if self.config.stop_on_cancel && matches!(error, ConsumerError::Cancelled { .. }) {
+            if self.config.stop_on_cancel && error.is_cancel() {
                 error!(%error, "not consuming any more");
                 self.stop_signal.give(StopReason::Cancelled);
                 return Stopped { clean: true, ..stopped(&self.stop) };

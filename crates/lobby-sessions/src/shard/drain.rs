@@ -47,11 +47,11 @@ struct Pace {
 }
 
 impl Pace {
-    /// For `open` sessions of one of `shards` shards.
-    fn new(open: usize, shards: usize, window: Duration) -> Self {
+    /// For `open` sessions of one of `shards` shards, of which the last has to be told `within` a time.
+    fn new(open: usize, shards: usize, window: Duration, within: Duration) -> Self {
         let slowest = Duration::from_secs(1) * u32::try_from(open.saturating_mul(shards)).unwrap_or(u32::MAX)
             / SLOWEST as u32;
-        Self { open, window: window.min(slowest) }
+        Self { open, window: window.min(within).min(slowest) }
     }
 
     fn may_be_open(self, after: Duration) -> usize {
@@ -75,7 +75,7 @@ impl Shard {
         let until = deadline + LINGER;
         let (open, shards) = (self.desk.stats.open_sessions(), self.desk.config.shards.max(1));
         let drain = self.drain.get_or_insert_with(|| Drain {
-            pace: Pace::new(open, shards, window.min(within)),
+            pace: Pace::new(open, shards, window, within),
             began: now,
             next_batch: now,
             cursor: 0,
@@ -143,6 +143,8 @@ impl Shard {
 mod tests {
     use super::*;
 
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
     #[test]
     fn as_many_are_told_in_each_part_of_the_window_and_a_handful_does_not_make_it_last() {
         let second = Duration::from_secs(1);
@@ -156,11 +158,12 @@ mod tests {
             (usize::MAX / 64, 64, 5 * second, 5 * second),
             (1000, 4, Duration::ZERO, Duration::ZERO),
         ] {
-            let pace = Pace::new(open, shards, window);
+            let pace = Pace::new(open, shards, window, DAY);
             assert_eq!(pace.window, lasts, "{open} sessions on each of {shards} shards");
             assert_eq!(pace.may_be_open(lasts), 0);
         }
-        let pace = Pace::new(1000, 1, 10 * second);
+        assert_eq!(Pace::new(1000, 1, DAY, 3 * second).window, 3 * second, "nobody is told after the limit");
+        let pace = Pace::new(1000, 1, 10 * second, DAY);
         let open: Vec<_> = (0..=10).map(|at| pace.may_be_open(at * second)).collect();
         assert_eq!(open, [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]);
         assert_eq!(pace.may_be_open(Duration::MAX), 0);
