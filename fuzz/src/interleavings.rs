@@ -4,6 +4,8 @@
 //! The real file runs here, on loom's lock, flag and waker. The count of a ticket's clones is the standard library's and is
 //! not explored.
 
+pub mod inbox;
+
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use loom::{future::block_on, thread};

@@ -57,6 +57,7 @@ included! {
     settlement = "../../crates/notify-amqp/src/settlement.rs",
     stats = "../../crates/notify-amqp/src/stats.rs",
     window = "../../crates/notify-amqp/src/window.rs",
+    inbox = "../../crates/lobby-sessions/src/inbox.rs",
     proxies = "../../crates/lobby-bin/src/proxies.rs",
     upgrade = "../../crates/lobby-bin/src/upgrade.rs",
 }

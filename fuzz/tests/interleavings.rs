@@ -1,6 +1,6 @@
 //! Concurrency that is written by hand, in every order of its steps.
 
-use lobby_fuzz::interleavings::{Phase, completions_are_settled};
+use lobby_fuzz::interleavings::{Phase, completions_are_settled, inbox};
 
 #[test]
 fn every_interleaving_of_completions_with_a_consumer_that_falls_asleep_wakes_it() {
@@ -9,4 +9,16 @@ fn every_interleaving_of_completions_with_a_consumer_that_falls_asleep_wakes_it(
             completions_are_settled(phase, batch);
         }
     }
+}
+
+#[test]
+fn every_interleaving_of_senders_with_a_shard_that_falls_asleep_brings_all_items_in_order() {
+    for (senders, items, room) in [(1, 3, 0), (1, 3, 1), (1, 3, 2), (2, 1, 1)] {
+        inbox::items_arrive(senders, items, room);
+    }
+}
+
+#[test]
+fn every_interleaving_of_a_ring_and_the_end_of_an_inbox_is_noticed() {
+    inbox::a_ring_and_the_end_are_noticed();
 }

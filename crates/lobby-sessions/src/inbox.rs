@@ -3,16 +3,16 @@
 //! A shard takes all that waits in one lock, so that the busier it is, the more messages share a write. It is woken
 //! only when it sleeps: a wake-up is a system call.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
-use mio::Waker;
+use crate::sync::{Bell, Condvar, Mutex, MutexGuard};
 
 /// A queue from many threads to one event loop.
 #[derive(Debug)]
 pub(crate) struct Inbox<T> {
     state: Mutex<State<T>>,
     has_room: Condvar,
-    bell: Waker,
+    bell: Bell,
     room: Room,
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Taken {
 
 impl<T> Inbox<T> {
     /// An inbox with `room` whose taker is woken by `bell`.
-    pub(crate) fn new(room: Room, bell: Waker) -> Self {
+    pub(crate) fn new(room: Room, bell: Bell) -> Self {
         let state = State {
             items: Vec::new(),
             bytes: 0,
@@ -64,9 +64,8 @@ impl<T> Inbox<T> {
         Self { state: Mutex::new(state), has_room: Condvar::new(), bell, room }
     }
 
-    /// Adds an item of so many bytes, without waking the taker: see [`Inbox::announce`].
-    /// A full inbox wakes the taker and makes the
-    /// calling thread wait, which is what slows the broker down. An item for a closed inbox is dropped.
+    /// Adds an item of so many bytes, without waking the taker: see [`Inbox::announce`]. A full inbox wakes the taker and
+    /// makes the calling thread wait, which is what slows the broker down. An item for a closed inbox is dropped.
     pub(crate) fn push(&self, item: T, bytes: usize) {
         let mut state = self.lock();
         while !state.takes(self.room, bytes) {
@@ -153,7 +152,7 @@ impl<T> State<T> {
 mod tests {
     use std::{sync::Arc, thread, time::Duration};
 
-    use mio::{Events, Poll, Token};
+    use mio::{Events, Poll, Token, Waker};
 
     use super::*;
 

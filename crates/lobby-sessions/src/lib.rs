@@ -35,6 +35,7 @@ mod session;
 mod sessions;
 mod shard;
 mod stats;
+mod sync;
 mod tls;
 mod transport;
 mod websocket;
