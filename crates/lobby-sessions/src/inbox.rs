@@ -180,6 +180,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_makes_room() {
+        let (inbox, _poll) = inbox(10);
+        let mut batch = Vec::new();
+        for n in 0..3 {
+            inbox.push(n, 1000);
+            assert!(!inbox.lock().takes(inbox.room, 1));
+            inbox.take(&mut batch);
+            batch.clear();
+            assert_eq!(inbox.lock().bytes, 0);
+        }
+    }
+
+    #[test]
     fn only_a_taker_that_found_nothing_is_woken_and_only_once() {
         let (inbox, mut poll) = inbox(10);
         let mut batch = Vec::new();

@@ -87,6 +87,8 @@ pub(super) async fn alarmed(scene: &Scene, alarm: Alarm) -> anyhow::Result<()> {
     };
     let (raise, end, field) = alarm.words();
     let (proxy, setup) = scene.proxied(true).await?;
+    // The lobby is held until the alarm is there, which takes the broker's own command line a while on a busy machine.
+    let setup = setup.set("LOBBY_BROKER__HEARTBEAT", "60s");
     let mut lobby = scene.start(&setup).await?;
     let mut traffic = Traffic::start(scene, &lobby, 1000).await?;
     let before = reconnects(&lobby.metrics().await?);
