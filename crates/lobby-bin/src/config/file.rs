@@ -62,7 +62,7 @@ pub fn apply(
     Ok(())
 }
 
-/// Where keys stand in a file.
+/// Where keys stand in a file, which values do not tell.
 struct Lines<'a> {
     text: &'a str,
     document: DeTable<'a>,

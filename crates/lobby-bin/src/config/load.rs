@@ -1,6 +1,10 @@
 //! Puts the layers of the configuration together and remembers where each value came from.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+};
 
 use super::{
     broker,
@@ -160,13 +164,12 @@ fn with_origins(error: ConfigError, values: &BTreeMap<String, (String, Origin)>)
         let (_, origin) = values.get(key).filter(|(_, origin)| *origin != Origin::Default)?;
         Some(format!("`{key}` is set by {origin}"))
     });
-    let mut origins: Vec<_> = named.collect();
-    origins.dedup();
+    let origins: BTreeSet<_> = named.collect();
     if origins.is_empty() {
-        ConfigError::Conflict(text)
-    } else {
-        ConfigError::Conflict(format!("{text} ({})", origins.join("; ")))
+        return ConfigError::Conflict(text);
     }
+    let origins: Vec<_> = origins.into_iter().collect();
+    ConfigError::Conflict(format!("{text} ({})", origins.join("; ")))
 }
 
 /// The FAF lobby server's own variables, weaker than `LOBBY_BROKER__…` and stronger than a file.
