@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::addressing::received;
 use super::notifier::numbered;
+use super::proxy::Swallow;
 use super::refusals::exits;
 use super::stage::Stage;
 use crate::PATIENCE;
@@ -129,15 +130,24 @@ pub(crate) async fn mismatch(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where it is wanted, a cancelled consumer drains the lobby and ends it; clients are told to come back.
+/// Where it is wanted, a cancelled consumer drains the lobby and ends it; clients are told to come back. So it does where
+/// the broker's word of it gets lost and the self-check finds the queue gone.
 pub(super) async fn exit_on_cancel(stage: &Stage) -> anyhow::Result<()> {
-    let mut lobby = stage.start(&stage.setup().set("LOBBY_QUEUE__EXIT_ON_CANCEL", "true")).await?;
-    let mut player = stage.client(&lobby, Transport::WebSocket, 42).await?;
-    Connection::open(stage.url()).await?.delete_queue(&stage.queue()).await?;
-    player.expect_close(1012).await?;
-    let status = lobby.exited(PATIENCE).await?;
-    ensure!(status.code() == Some(75), "exit code {:?}", status.code());
-    let state = Connection::open(stage.url()).await?.queue_state(&stage.queue()).await;
-    ensure!(state.is_err(), "the queue was declared again: {state:?}");
+    let (proxy, setup) = stage.proxied(true).await?;
+    for told in [true, false] {
+        let mut lobby = stage.start(&setup.clone().set("LOBBY_QUEUE__EXIT_ON_CANCEL", "true")).await?;
+        let mut player = stage.client(&lobby, Transport::WebSocket, 42).await?;
+        if !told {
+            proxy.swallow(Swallow::Cancels);
+        }
+        let operator = Connection::open(stage.url()).await?;
+        operator.delete_queue(&stage.queue()).await?;
+        player.expect_close(1012).await?;
+        let status = lobby.exited(PATIENCE).await?;
+        ensure!(status.code() == Some(75), "exit code {:?}, told: {told}", status.code());
+        // A queue that is looked for in vain closes the channel.
+        let state = Connection::open(stage.url()).await?.queue_state(&stage.queue()).await;
+        ensure!(state.is_err(), "the queue was declared again: {state:?}");
+    }
     Ok(())
 }
