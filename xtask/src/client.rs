@@ -7,7 +7,9 @@
 mod line;
 mod wire;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -56,6 +58,8 @@ pub(crate) struct Client {
     answers_pings: bool,
     pings: u64,
     patience: Duration,
+    /// What came while something else was awaited.
+    kept: VecDeque<Event>,
 }
 
 impl Client {
@@ -74,7 +78,7 @@ impl Client {
         let wire = dialing
             .with_context(|| format!("{name}: no connection in {PATIENCE:?}"))?
             .with_context(|| format!("{name}: connect to {address}"))?;
-        Ok(Self { wire, name, answers_pings: true, pings: 0, patience: PATIENCE })
+        Ok(Self { wire, name, answers_pings: true, pings: 0, patience: PATIENCE, kept: VecDeque::new() })
     }
 
     /// The name in every error of this client.
@@ -155,23 +159,49 @@ impl Client {
         Ok(())
     }
 
+    /// Does `work`. Meanwhile the lobby's pings are answered, and all else that comes is kept for the next read.
+    ///
+    /// A client that nobody reads is silent, and the lobby closes it.
+    pub(crate) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let mut work = pin!(work);
+        while !matches!(self.kept.back(), Some(Event::Ended(_))) {
+            let incoming = tokio::select! {
+                done = &mut work => return done,
+                incoming = self.wire.read() => incoming.with_context(|| format!("{}: read", self.name))?,
+            };
+            let event = self.event(incoming).await;
+            self.kept.extend(event);
+        }
+        work.await
+    }
+
     /// One message; `None` when it was a ping.
     async fn step(&mut self) -> anyhow::Result<Option<Event>> {
+        if let Some(event) = self.kept.pop_front() {
+            return Ok(Some(event));
+        }
         let reading = timeout(self.patience, self.wire.read()).await;
         let incoming = reading
             .with_context(|| format!("{}: nothing came in {:?}", self.name, self.patience))?
             .with_context(|| format!("{}: read", self.name))?;
+        Ok(self.event(incoming).await)
+    }
+
+    async fn event(&mut self, incoming: Incoming) -> Option<Event> {
         match incoming {
-            Incoming::Ended(ended) => Ok(Some(Event::Ended(ended))),
+            Incoming::Ended(ended) => Some(Event::Ended(ended)),
             Incoming::Line(line) if line.is_ping() => {
                 self.pings += 1;
                 if self.answers_pings {
                     // The end that makes this fail is read next.
                     let _ = self.wire.send(br#"{"command":"pong"}"#).await;
                 }
-                Ok(None)
+                None
             }
-            Incoming::Line(line) => Ok(Some(Event::Line(line))),
+            Incoming::Line(line) => Some(Event::Line(line)),
         }
     }
 
@@ -304,6 +334,27 @@ mod tests {
         assert!(client.expect_until("s-2").await.is_err());
         drop(client);
         assert_eq!(said.await.unwrap(), "{\"command\":\"pong\"}\n");
+    }
+
+    #[tokio::test]
+    async fn a_client_answers_pings_while_something_else_is_done_and_keeps_what_came() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = Client::connect(Transport::Tcp, address).await.unwrap();
+        let (mut lobby, _) = listener.accept().await.unwrap();
+        let pong = "{\"command\":\"pong\"}\n";
+        let work = async {
+            lobby.write_all(b"{\"a\":1}\n{\"command\":\"ping\"}\n{\"b\"").await?;
+            let mut answer = vec![0; pong.len()];
+            lobby.read_exact(&mut answer).await?;
+            Ok(String::from_utf8(answer)?)
+        };
+        assert_eq!(client.meanwhile(work).await.unwrap(), pong);
+        lobby.write_all(b":2}\n").await.unwrap();
+        drop(lobby);
+        let (lines, ended) = client.until_end().await.unwrap();
+        assert_eq!(lines, [Line::new(&b"{\"a\":1}"[..]), Line::new(&b"{\"b\":2}"[..])]);
+        assert_eq!((ended.broken, client.pings()), (None, 1));
     }
 
     #[tokio::test]

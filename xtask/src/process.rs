@@ -4,6 +4,17 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// Does `work`, which blocks, from a `Drop` that may run among asynchronous tasks; they go on elsewhere meanwhile.
+///
+/// Without this, what is next in the same thread's queue waits too: a scenario that holds its clients' pings.
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
 
 /// One process. The start time, in clock ticks since boot, is 0 where `/proc` does not tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
@@ -95,5 +106,26 @@ mod tests {
         identity.end(Duration::from_secs(5));
         assert!(!identity.is_alive(), "a zombie does not run");
         child.wait().unwrap();
+    }
+
+    /// One thread, and a task in the slot that no other thread may take from.
+    #[test]
+    fn what_blocks_holds_no_other_task() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let held = runtime.block_on(async {
+            let blocked = tokio::spawn(async {
+                let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+                tokio::spawn(async move { sender.send(()) });
+                blocking(|| receiver.recv_timeout(Duration::from_secs(10)))
+            });
+            blocked.await.unwrap()
+        });
+        held.expect("the other task waited");
+        assert_eq!(blocking(|| 7), 7, "without a runtime");
+    }
+
+    #[tokio::test]
+    async fn what_blocks_may_do_so_in_a_runtime_of_one_thread() {
+        assert_eq!(blocking(|| 7), 7);
     }
 }

@@ -20,7 +20,7 @@ use super::certificates::Certificates;
 use super::guard::{Guard, Ward};
 use super::{ports, readiness};
 use crate::apt::tail;
-use crate::process::Identity;
+use crate::process::{Identity, blocking};
 
 /// The server script itself; the wrapper on the `PATH` switches user.
 pub(crate) const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -146,10 +146,11 @@ impl NativeNode {
 
     /// Kills the node; its data stay.
     pub(crate) fn kill(&self) {
-        if let Some(Process { mut child, guard }) = self.process().take() {
+        let Some(Process { mut child, guard }) = self.process().take() else { return };
+        blocking(|| {
             end(&mut child);
             guard.disarm();
-        }
+        });
     }
 
     /// Runs `rabbitmqctl` with these arguments.
@@ -329,14 +330,16 @@ impl NativeNode {
 impl Drop for NativeNode {
     fn drop(&mut self) {
         let mut process = self.process().take();
-        if let Some(Process { child, .. }) = &mut process {
-            end(child);
-        }
-        kill_epmd(self.ports.epmd);
-        let _ = fs::remove_dir_all(&self.directory);
-        if let Some(Process { guard, .. }) = process {
-            guard.disarm();
-        }
+        blocking(|| {
+            if let Some(Process { child, .. }) = &mut process {
+                end(child);
+            }
+            kill_epmd(self.ports.epmd);
+            let _ = fs::remove_dir_all(&self.directory);
+            if let Some(Process { guard, .. }) = process {
+                guard.disarm();
+            }
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::address::{Address, segment};
 use super::management::Management;
+use crate::process::blocking;
 
 /// A vhost, deleted on drop. Shared, and left alone, where the management API is out of reach.
 #[derive(Debug)]
@@ -64,7 +65,8 @@ impl Drop for Vhost {
     fn drop(&mut self) {
         if let Some(management) = self.owner.take() {
             // The broker may be gone already, and its vhosts with it.
-            let _ = management.request_blocking("DELETE", &format!("/vhosts/{}", self.name), None);
+            let path = format!("/vhosts/{}", self.name);
+            let _ = blocking(|| management.request_blocking("DELETE", &path, None));
         }
     }
 }

@@ -60,8 +60,8 @@ pub(super) enum Incoming {
 
 #[derive(Debug)]
 pub(super) enum Wire {
-    Tcp { read: BufReader<OwnedReadHalf>, write: OwnedWriteHalf },
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    Tcp { read: BufReader<OwnedReadHalf>, part: Vec<u8>, write: OwnedWriteHalf },
+    WebSocket { stream: Box<WebSocketStream<TcpStream>>, close: Option<(u16, String)> },
 }
 
 impl Wire {
@@ -81,7 +81,7 @@ impl Wire {
         stream.set_nodelay(true)?;
         if transport == Transport::Tcp {
             let (read, write) = stream.into_split();
-            return Ok(Self::Tcp { read: BufReader::new(read), write });
+            return Ok(Self::Tcp { read: BufReader::new(read), part: Vec::new(), write });
         }
         let mut request = format!("ws://{address}/").into_client_request()?;
         if let Some(name) = how.subprotocol {
@@ -91,13 +91,13 @@ impl Wire {
             tokio_tungstenite::client_async(request, stream).await.context("WebSocket handshake")?;
         let echoed = response.headers().get("Sec-WebSocket-Protocol").and_then(|value| value.to_str().ok());
         ensure!(echoed == how.subprotocol, "offered subprotocol {:?}, got {echoed:?}", how.subprotocol);
-        Ok(Self::WebSocket(Box::new(stream)))
+        Ok(Self::WebSocket { stream: Box::new(stream), close: None })
     }
 
     pub(super) fn transport(&self) -> Transport {
         match self {
             Self::Tcp { .. } => Transport::Tcp,
-            Self::WebSocket(_) => Transport::WebSocket,
+            Self::WebSocket { .. } => Transport::WebSocket,
         }
     }
 
@@ -108,7 +108,7 @@ impl Wire {
                 line.push(b'\n');
                 write.write_all(&line).await.context("write")
             }
-            Self::WebSocket(stream) => {
+            Self::WebSocket { stream, .. } => {
                 let data = Bytes::copy_from_slice(message);
                 let frame = Frame::message(data, OpCode::Data(Data::Text), true);
                 stream.send(Message::Frame(frame)).await.context("write")
@@ -116,30 +116,33 @@ impl Wire {
         }
     }
 
+    /// The next message. Dropped before it is ready, it loses nothing: the next call goes on.
     pub(super) async fn read(&mut self) -> anyhow::Result<Incoming> {
         match self {
-            Self::Tcp { read, .. } => read_line(read).await,
-            Self::WebSocket(stream) => read_frame(stream).await,
+            Self::Tcp { read, part, .. } => read_line(read, part).await,
+            Self::WebSocket { stream, close } => read_frame(stream, close).await,
         }
     }
 }
 
-async fn read_line(read: &mut BufReader<OwnedReadHalf>) -> anyhow::Result<Incoming> {
-    let mut line = Vec::new();
-    match read.read_until(b'\n', &mut line).await {
-        Ok(0) => return Ok(Incoming::Ended(Ended { frame: None, broken: None })),
+async fn read_line(read: &mut BufReader<OwnedReadHalf>, part: &mut Vec<u8>) -> anyhow::Result<Incoming> {
+    match read.read_until(b'\n', part).await {
+        Ok(0) if part.is_empty() => return Ok(Incoming::Ended(Ended { frame: None, broken: None })),
         Ok(_) => {}
         Err(error) => {
             return Ok(Incoming::Ended(Ended { frame: None, broken: Some(error.to_string()) }));
         }
     }
+    let mut line = std::mem::take(part);
     ensure!(line.pop() == Some(b'\n'), "the stream ended inside a line: {}", Line::new(line));
     ensure!(!line.contains(&b'\r'), "a carriage return inside a line: {}", Line::new(line));
     Ok(Incoming::Line(Line::new(line)))
 }
 
-async fn read_frame(stream: &mut WebSocketStream<TcpStream>) -> anyhow::Result<Incoming> {
-    let mut frame = None;
+async fn read_frame(
+    stream: &mut WebSocketStream<TcpStream>,
+    close: &mut Option<(u16, String)>,
+) -> anyhow::Result<Incoming> {
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -154,21 +157,21 @@ async fn read_frame(stream: &mut WebSocketStream<TcpStream>) -> anyhow::Result<I
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Binary(bytes))) => bail!("a binary frame: {}", Line::new(bytes)),
             // Reading on sends the answer to the close and ends the stream.
-            Some(Ok(Message::Close(close))) => {
-                frame = close.map(|close| (u16::from(close.code), close.reason.as_str().to_owned()));
+            Some(Ok(Message::Close(frame))) => {
+                *close = frame.map(|close| (u16::from(close.code), close.reason.as_str().to_owned()));
             }
             None | Some(Err(WebSocketError::ConnectionClosed | WebSocketError::AlreadyClosed)) => {
-                return Ok(Incoming::Ended(Ended { frame, broken: None }));
+                return Ok(Incoming::Ended(Ended { frame: close.take(), broken: None }));
             }
             Some(Err(
                 WebSocketError::Io(_) | WebSocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake),
-            )) if frame.is_some() => {
-                return Ok(Incoming::Ended(Ended { frame, broken: None }));
+            )) if close.is_some() => {
+                return Ok(Incoming::Ended(Ended { frame: close.take(), broken: None }));
             }
             Some(Err(
                 error @ (WebSocketError::Io(_)
                 | WebSocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake)),
-            )) => return Ok(Incoming::Ended(Ended { frame, broken: Some(error.to_string()) })),
+            )) => return Ok(Incoming::Ended(Ended { frame: close.take(), broken: Some(error.to_string()) })),
             Some(Err(error)) => return Err(error).context("WebSocket"),
         }
     }

@@ -17,7 +17,7 @@ use testcontainers::bollard::{API_DEFAULT_VERSION, Docker};
 
 use crate::apt;
 use crate::broker::guard::{Guard, Ward};
-use crate::process::Identity;
+use crate::process::{Identity, blocking};
 
 /// A client of an engine.
 pub(crate) type Client = Docker;
@@ -201,11 +201,13 @@ impl PrivateEngine {
 
 impl Drop for PrivateEngine {
     fn drop(&mut self) {
-        sweep(self.identity, &self.directory);
-        let _ = self.child.wait();
-        if let Some(guard) = self.guard.take() {
-            guard.disarm();
-        }
+        blocking(|| {
+            sweep(self.identity, &self.directory);
+            let _ = self.child.wait();
+            if let Some(guard) = self.guard.take() {
+                guard.disarm();
+            }
+        });
     }
 }
 

@@ -55,11 +55,10 @@ pub(super) async fn idle_ping(stage: &Stage) -> anyhow::Result<()> {
         let mut silent = stage.client(&lobby, transport, 1).await?;
         let mut polite = stage.client(&lobby, transport, 2).await?;
         silent.ignore_pings();
-        let (silent_end, polite_end) = tokio::join!(silent.expect_close(4001), polite.pinged(6));
-        silent_end?;
-        polite_end?;
+        polite.meanwhile(silent.expect_close(4001)).await?;
         ensure!(silent.pings() == 2, "closed after {} unanswered pings instead of 2", silent.pings());
-        let sentinel = stage.notifier().await?.sentinel().await?;
+        polite.pinged(6).await?;
+        let sentinel = polite.meanwhile(async { stage.notifier().await?.sentinel().await }).await?;
         received(&mut polite, &sentinel, &[]).await?;
     }
     let metrics = lobby.metrics().await?;

@@ -50,7 +50,7 @@ pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
     }
     Way::BOTH.into_iter().for_each(|way| proxy.silence(way, true));
     let silent = Instant::now();
-    // Two pings are sent, the third deadline closes. The other client answers them as it reads.
+    // Two pings are sent, the third deadline closes. The other client answers them all the while.
     let within = interval * 3 + Duration::from_secs(3) * scene.pick(4, 1);
     let closing = async {
         while closes(&lobby, "4001").await? < half_open {
@@ -59,12 +59,11 @@ pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    let (closed, answered) = tokio::join!(closing, player.pinged(2));
-    closed?;
-    answered?;
+    player.meanwhile(closing).await?;
     scene.timed(silent.elapsed());
-    sessions(scene, &lobby, 1).await?;
-    let sentinel = scene.notifier().await?.sentinel().await?;
+    player.meanwhile(sessions(scene, &lobby, 1)).await?;
+    player.pinged(2).await?;
+    let sentinel = player.meanwhile(async { scene.notifier().await?.sentinel().await }).await?;
     player.expect_until(&sentinel).await?;
     scene.fact(format!(
         "pings every {interval:?}; closed with 4001 {:.1} s after the last byte",
