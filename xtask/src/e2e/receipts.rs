@@ -85,14 +85,18 @@ pub(super) async fn receipts(stage: &Stage) -> anyhow::Result<()> {
     let inbox = Inbox::open(stage).await?;
     for (scope, answers) in [("written-only", 1), ("all", 2)] {
         let start = Instant::now();
-        let mut publisher = Publisher::open(stage.url()).await?;
-        for n in 0..MESSAGES {
-            let message = inbox.message(stage, scope, &format!("{scope}-{n}"), &numbered(n))?;
-            publisher.publish(n, &message).await?;
-        }
-        publisher.settle().await?;
-        ensure!(publisher.take_settled().iter().all(|(_, outcome)| *outcome == Outcome::Confirmed));
-        let receipts = inbox.collect(MESSAGES as usize * answers).await?;
+        // A player who did not read meanwhile would have the kernel wait, longer and longer, before it looked for room again.
+        let receipts = player.meanwhile(async {
+            let mut publisher = Publisher::open(stage.url()).await?;
+            for n in 0..MESSAGES {
+                let message = inbox.message(stage, scope, &format!("{scope}-{n}"), &numbered(n))?;
+                publisher.publish(n, &message).await?;
+            }
+            publisher.settle().await?;
+            ensure!(publisher.take_settled().iter().all(|(_, outcome)| *outcome == Outcome::Confirmed));
+            inbox.collect(MESSAGES as usize * answers).await
+        });
+        let receipts = receipts.await?;
         let seconds = start.elapsed().as_secs_f64();
         for n in 0..MESSAGES {
             reads(&mut player, &numbered(n)).await?;
