@@ -29,8 +29,7 @@ pub struct Figures {
     pub self_check: Option<SelfCheck>,
     pub gate: Arc<Gate>,
     pub receipts: Arc<ReceiptCounts>,
-    /// Where spans are exported.
-    pub spans: Option<Arc<SpanCounts>>,
+    pub spans: Arc<SpanCounts>,
     pub readiness: Readiness,
 }
 
@@ -190,7 +189,7 @@ impl Figures {
     }
 
     fn spans(&self, page: &mut Page<'_, '_>) -> std::fmt::Result {
-        let Some(counts) = &self.spans else { return Ok(()) };
+        let counts = &self.spans;
         page.counter(
             "spans",
             "OpenTelemetry spans by what became of them; all but exported are lost",

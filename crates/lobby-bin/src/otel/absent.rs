@@ -16,9 +16,9 @@ pub enum SpanDesk {}
 #[derive(Debug)]
 pub enum OpenSpan {}
 
-/// Nothing that would run.
+/// Nothing that would run, and counts that stay at 0.
 #[derive(Debug)]
-pub struct Spans;
+pub struct Spans(Arc<SpanCounts>);
 
 impl SpanDesk {
     pub fn open(&self, _: &Delivery) -> Option<OpenSpan> {
@@ -43,11 +43,11 @@ impl OpenSpan {
 impl Spans {
     /// `otel.endpoint` is refused by the configuration's check, so there is nothing to start.
     pub fn start(_: &Config) -> anyhow::Result<(Self, Option<SpanDesk>)> {
-        Ok((Self, None))
+        Ok((Self(Arc::default()), None))
     }
 
-    pub fn counts(&self) -> Option<Arc<SpanCounts>> {
-        None
+    pub fn counts(&self) -> Arc<SpanCounts> {
+        Arc::clone(&self.0)
     }
 
     pub async fn finish(self, _: Duration) {}

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use opentelemetry::KeyValue;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
+use prost::Message as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 
 use crate::config::{Config, OtelFields, otel_headers};
@@ -18,25 +20,55 @@ use crate::config::{Config, OtelFields, otel_headers};
 /// What collectors listen for, behind the address that people name (OTLP, "HTTP endpoints").
 const PATH: &str = "/v1/traces";
 
-/// An exporter, and the place where it leaves why it failed last.
+/// Characters of a collector's own words that the log shows.
+const WORDS: usize = 200;
+
+/// An exporter, and the place where it leaves what was answered last.
 pub struct Collector {
     pub exporter: SpanExporter,
-    pub trouble: Trouble,
+    pub heard: Heard,
 }
 
-/// Why the last request failed, in words; empty if it did not. The exporter itself only says that there was a network
-/// error.
-#[derive(Debug, Clone, Default)]
-pub struct Trouble(Arc<Mutex<String>>);
+/// What came of the last request.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Spans that a collector rejected which took the others.
+    pub rejected: u64,
+    /// Why it failed or rejected some, in words; empty if it did neither.
+    pub trouble: String,
+}
 
-impl Trouble {
-    /// Takes the words away.
-    pub fn take(&self) -> String {
+/// The place for it: the exporter itself only says that there was a network error, and nothing of what was rejected.
+#[derive(Debug, Clone, Default)]
+pub struct Heard(Arc<Mutex<Answer>>);
+
+impl Heard {
+    /// Takes it away.
+    pub fn take(&self) -> Answer {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, why: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    fn set(&self, answer: Answer) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+}
+
+impl Answer {
+    fn trouble(trouble: String) -> Self {
+        Self { rejected: 0, trouble }
+    }
+
+    /// What a collector that takes the request says of single spans (OTLP, "Partial Success"). One that says nothing
+    /// readable has taken all.
+    fn of_success(body: &[u8]) -> Self {
+        let answer = ExportTraceServiceResponse::decode(body).unwrap_or_default();
+        let Some(partial) = answer.partial_success else { return Self::default() };
+        let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0);
+        if rejected == 0 {
+            return Self::default();
+        }
+        let words: String = partial.error_message.chars().take(WORDS).collect();
+        Self { rejected, trouble: format!("the collector rejected {rejected} of them: {words}") }
     }
 }
 
@@ -46,7 +78,7 @@ impl Collector {
     /// # Errors
     /// No HTTP client can be made; what was configured has been checked.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let trouble = Trouble::default();
+        let heard = Heard::default();
         let otel = &config.otel;
         let url = traces_url(otel);
         let mut client =
@@ -61,7 +93,7 @@ impl Collector {
         }
         let mut exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Client { inner: client, headers, trouble: trouble.clone() })
+            .with_http_client(Client { inner: client, headers, heard: heard.clone() })
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(url)
             .with_timeout(otel.timeout)
@@ -70,7 +102,7 @@ impl Collector {
             .build()
             .context("`otel.endpoint`")?;
         exporter.set_resource(&resource(config));
-        Ok(Self { exporter, trouble })
+        Ok(Self { exporter, heard })
     }
 }
 
@@ -100,12 +132,12 @@ fn resource(config: &Config) -> Resource {
         .build()
 }
 
-/// The lobby's HTTP client, with the configuration's headers and a word about failures.
+/// The lobby's HTTP client, with the configuration's headers and a word about what is not taken.
 #[derive(Debug)]
 struct Client {
     inner: reqwest::Client,
     headers: HeaderMap,
-    trouble: Trouble,
+    heard: Heard,
 }
 
 #[async_trait]
@@ -117,10 +149,10 @@ impl HttpClient for Client {
             request.headers_mut().insert(CONTENT_TYPE, kind.clone());
         }
         let answer = self.inner.send_bytes(request).await;
-        self.trouble.set(match &answer {
-            Ok(answer) if answer.status().is_success() => String::new(),
-            Ok(answer) => format!("the collector answered {}", answer.status()),
-            Err(error) => chain(error.as_ref()),
+        self.heard.set(match &answer {
+            Ok(answer) if answer.status().is_success() => Answer::of_success(answer.body()),
+            Ok(answer) => Answer::trouble(format!("the collector answered {}", answer.status())),
+            Err(error) => Answer::trouble(chain(error.as_ref())),
         });
         answer
     }
@@ -145,7 +177,26 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+
     use super::*;
+
+    #[test]
+    fn what_a_collector_rejects_is_told_and_nothing_readable_is_all_taken() {
+        let answer = |rejected_spans, words: &str| {
+            let partial = ExportTracePartialSuccess { rejected_spans, error_message: words.to_owned() };
+            let answer = ExportTraceServiceResponse { partial_success: Some(partial) };
+            Answer::of_success(&answer.encode_to_vec())
+        };
+        for all_taken in [answer(0, ""), answer(0, "a warning"), answer(-1, "?"), Answer::of_success(b"{}")] {
+            assert_eq!(all_taken, Answer::default());
+        }
+        assert_eq!(Answer::of_success(b""), Answer::default());
+        let long = "é".repeat(WORDS + 1);
+        let rejected = answer(7, &long);
+        assert_eq!(rejected.rejected, 7);
+        assert_eq!(rejected.trouble, format!("the collector rejected 7 of them: {}", "é".repeat(WORDS)));
+    }
 
     #[test]
     fn an_endpoint_is_what_collectors_call_so_or_the_whole_url() {

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     SpanCounts,
-    collector::Collector,
+    collector::{Answer, Collector},
     desk::SpanDesk,
     span::{Ended, span},
 };
@@ -35,13 +35,15 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Between two log lines about spans that are lost.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The task that exports spans, where `otel.endpoint` is set.
+/// What became of spans, and the task that exports them where `otel.endpoint` is set.
 #[derive(Debug)]
-pub struct Spans(Option<Running>);
+pub struct Spans {
+    counts: Arc<SpanCounts>,
+    running: Option<Running>,
+}
 
 #[derive(Debug)]
 struct Running {
-    counts: Arc<SpanCounts>,
     last_call: CancellationToken,
     exporting: JoinHandle<()>,
 }
@@ -52,10 +54,11 @@ impl Spans {
     /// # Errors
     /// No HTTP client can be made.
     pub fn start(config: &Config) -> anyhow::Result<(Self, Option<SpanDesk>)> {
+        let counts = Arc::<SpanCounts>::default();
         if config.otel.endpoint.is_empty() {
-            return Ok((Self(None), None));
+            return Ok((Self { counts, running: None }, None));
         }
-        let (counts, last_call) = (Arc::<SpanCounts>::default(), CancellationToken::new());
+        let last_call = CancellationToken::new();
         let (desk, waiting) = SpanDesk::open_desk(config.otel.max_pending, Arc::clone(&counts));
         let exporting = Export {
             collector: Collector::new(config)?,
@@ -66,22 +69,22 @@ impl Spans {
             told: Told::new(),
         };
         let exporting = tokio::spawn(exporting.run(waiting, last_call.clone()));
-        Ok((Self(Some(Running { counts, last_call, exporting })), Some(desk)))
+        Ok((Self { counts, running: Some(Running { last_call, exporting }) }, Some(desk)))
     }
 
-    /// For the metrics; `None` where it is off.
-    pub fn counts(&self) -> Option<Arc<SpanCounts>> {
-        self.0.as_ref().map(|running| Arc::clone(&running.counts))
+    /// For the metrics.
+    pub fn counts(&self) -> Arc<SpanCounts> {
+        Arc::clone(&self.counts)
     }
 
     /// Exports what still waits, for at most `limit` and two seconds.
     pub async fn finish(self, limit: Duration) {
-        let Some(Running { counts, last_call, mut exporting }) = self.0 else { return };
+        let Some(Running { last_call, mut exporting }) = self.running else { return };
         last_call.cancel();
         if timeout(limit.min(FLUSH), &mut exporting).await.is_err() {
             exporting.abort();
         }
-        let lost = counts.pending.load(Relaxed);
+        let lost = self.counts.pending.load(Relaxed);
         if lost > 0 {
             warn!(lost, "the last spans were not exported in time");
         }
@@ -157,12 +160,14 @@ impl Export {
             let spans = batch.drain(..).map(|ended| self.span(ended)).collect();
             // The exporter keeps to the limit too; this one holds whatever it does.
             let sent = timeout(self.limit, self.collector.exporter.export(spans)).await;
-            let failed = !matches!(sent, Ok(Ok(())));
+            let taken = matches!(sent, Ok(Ok(())));
+            let Answer { rejected, trouble } = self.collector.heard.take();
+            let lost = if taken { rejected.min(count) } else { count };
             self.counts.pending.fetch_sub(count, Relaxed);
-            let became = if failed { &self.counts.failed } else { &self.counts.exported };
-            became.fetch_add(count, Relaxed);
-            self.tell(failed);
-            if failed {
+            self.counts.failed.fetch_add(lost, Relaxed);
+            self.counts.exported.fetch_add(count - lost, Relaxed);
+            self.tell((lost > 0).then_some(if trouble.is_empty() { "no answer in time" } else { &trouble }));
+            if !taken {
                 if last_call.is_cancelled() {
                     break;
                 }
@@ -178,14 +183,12 @@ impl Export {
         span(ended, SpanId::from(fastrand::u64(1..)), &self.queue, &self.scope)
     }
 
-    fn tell(&mut self, failed: bool) {
-        let trouble = self.collector.trouble.take();
-        let trouble = if trouble.is_empty() { "no answer in time" } else { &trouble };
+    fn tell(&mut self, failure: Option<&str>) {
         let lost = Lost {
             failed: self.counts.failed.load(Relaxed),
             queue_full: self.counts.queue_full.load(Relaxed),
         };
-        match self.told.line(failed.then_some(trouble), lost, std::time::Instant::now()) {
+        match self.told.line(failure, lost, std::time::Instant::now()) {
             Some(Line::Lost(error, Lost { failed, queue_full })) => {
                 warn!(error, lost = failed + queue_full, failed, queue_full, "spans were not exported");
             }

@@ -17,7 +17,9 @@ use lobby_sessions::Reach;
 use notify_amqp::Delivery;
 use notify_protocol::UserId;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
+    collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    },
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind},
 };
@@ -48,21 +50,28 @@ struct Receiver {
 impl Receiver {
     /// One that answers `status`, or never.
     async fn start(status: Option<StatusCode>) -> Self {
+        Self::saying(status, ExportTraceServiceResponse::default()).await
+    }
+
+    /// The same, with an answer to read.
+    async fn saying(status: Option<StatusCode>, answer: ExportTraceServiceResponse) -> Self {
+        let answer = Bytes::from(answer.encode_to_vec());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let got = Arc::<Mutex<Vec<_>>>::default();
         let keep = Arc::clone(&got);
-        let take = async move |headers: HeaderMap, body: Bytes| {
+        let take = async move |headers: HeaderMap, body: Bytes, answer: Bytes| {
             let request = ExportTraceServiceRequest::decode(body).expect("protobuf");
             keep.lock().unwrap_or_else(PoisonError::into_inner).push((headers, request));
             match status {
-                Some(status) => (status, [(RETRY_AFTER, RETRY_SECONDS)]),
+                Some(status) => (status, [(RETRY_AFTER, RETRY_SECONDS)], answer),
                 None => std::future::pending().await,
             }
         };
         let take = move |headers, body| {
             let take = take.clone();
-            async move { take(headers, body).await }
+            let answer = answer.clone();
+            async move { take(headers, body, answer).await }
         };
         let router = Router::new().route("/v1/traces", post(take));
         let serving = tokio::spawn(async move {
@@ -150,7 +159,7 @@ async fn a_sampled_message_is_one_span_at_the_collector_with_parent_times_and_ou
     let after = nanos(SystemTime::now());
     span.written(ONE, took);
     receiver.until(1).await;
-    let counts = spans.counts().expect("counts");
+    let counts = spans.counts();
     until(|| counts.exported.load(Relaxed) == 1).await;
     assert_eq!(counts.pending.load(Relaxed), 0);
 
@@ -228,7 +237,7 @@ async fn a_collector_that_hangs_costs_counted_spans_and_no_delivery_waits() {
         config.otel.max_pending = MOST;
         config.otel.timeout = PATIENCE;
     });
-    let counts = spans.counts().expect("counts");
+    let counts = spans.counts();
     end(&desk);
     receiver.until(1).await;
     let start = Instant::now();
@@ -247,7 +256,7 @@ async fn a_collector_that_hangs_costs_counted_spans_and_no_delivery_waits() {
 async fn a_collector_that_hangs_has_until_the_time_out_and_the_next_spans_are_tried() {
     let receiver = Receiver::start(None).await;
     let (spans, desk) = started(receiver.address, |config| config.otel.timeout = Duration::from_secs(2));
-    let counts = spans.counts().expect("counts");
+    let counts = spans.counts();
     for lost in 1..=2 {
         end(&desk);
         until(|| counts.failed.load(Relaxed) == lost).await;
@@ -262,7 +271,7 @@ async fn a_collector_that_refuses_or_is_not_there_is_tried_again_with_the_next_s
     let refusing = Receiver::start(Some(StatusCode::BAD_REQUEST)).await;
     for address in [gone.expect("a port that was free"), refusing.address] {
         let (spans, desk) = started(address, |_| ());
-        let counts = spans.counts().expect("counts");
+        let counts = spans.counts();
         for lost in 1..=2 {
             end(&desk);
             until(|| counts.failed.load(Relaxed) == lost).await;
@@ -273,10 +282,24 @@ async fn a_collector_that_refuses_or_is_not_there_is_tried_again_with_the_next_s
 }
 
 #[tokio::test]
+async fn spans_that_a_collector_rejects_are_lost_and_the_others_of_the_batch_are_not() {
+    let partial =
+        ExportTracePartialSuccess { rejected_spans: 2, error_message: "over the tenant's quota".to_owned() };
+    let answer = ExportTraceServiceResponse { partial_success: Some(partial) };
+    let receiver = Receiver::saying(Some(StatusCode::OK), answer).await;
+    let (spans, desk) = started(receiver.address, |config| config.otel.timeout = PATIENCE);
+    let counts = spans.counts();
+    (0..5).for_each(|_| end(&desk));
+    until(|| counts.pending.load(Relaxed) == 0).await;
+    assert_eq!((counts.exported.load(Relaxed), counts.failed.load(Relaxed)), (3, 2));
+    spans.finish(PATIENCE).await;
+}
+
+#[tokio::test]
 async fn a_collector_that_asks_to_wait_gets_no_second_attempt_and_no_thread_sleeps_for_it() {
     let receiver = Receiver::start(Some(StatusCode::SERVICE_UNAVAILABLE)).await;
     let (spans, desk) = started(receiver.address, |config| config.otel.timeout = PATIENCE);
-    let counts = spans.counts().expect("counts");
+    let counts = spans.counts();
     end(&desk);
     // This task and the exporting one share a thread.
     let (mut longest, mut last) = (Duration::ZERO, Instant::now());
