@@ -1,11 +1,14 @@
 //! Whether this instance should get players: it consumes, messages come through, and it is not draining.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use notify_amqp::{ConsumerStatus, SelfCheck, SelfCheckVerdict};
+use notify_amqp::{ConsumerError, ConsumerFailure, ConsumerStatus, SelfCheck, SelfCheckVerdict};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -43,19 +46,41 @@ impl Readiness {
             ConsumerStatus::Consuming { queue, host, .. } => {
                 return judge(queue, host, self.self_check.as_ref().map(SelfCheck::verdict).as_ref());
             }
-            ConsumerStatus::Connecting { attempt } => format!("connecting to the broker, attempt {attempt}"),
-            ConsumerStatus::Waiting { error, hint, attempt, retry_in } => {
-                let reason = format!("not consuming: {error}");
-                return (
-                    false,
-                    json!({"ready": false, "reason": reason, "hint": hint, "attempt": attempt,
-                        "retry_in_ms": u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX)}),
+            ConsumerStatus::Connecting { attempt, after: None } => {
+                format!("connecting to the broker, attempt {attempt}")
+            }
+            // Why stands there while the next attempt is under way, too: it may take as long as the wait before it.
+            ConsumerStatus::Connecting { attempt, after: Some(ConsumerFailure { error, hint }) } => {
+                return not_consuming(
+                    error,
+                    hint.as_deref(),
+                    attempt.saturating_sub(1).max(1),
+                    Duration::ZERO,
                 );
+            }
+            ConsumerStatus::Waiting { error, hint, attempt, retry_in } => {
+                return not_consuming(error, hint.as_deref(), *attempt, *retry_in);
             }
             _ => "the consumer has stopped".to_owned(),
         };
         (false, json!({"ready": false, "reason": reason}))
     }
+}
+
+fn not_consuming(
+    error: &ConsumerError,
+    hint: Option<&str>,
+    attempt: u32,
+    retry_in: Duration,
+) -> (bool, Value) {
+    let why = json!({
+        "ready": false,
+        "reason": format!("not consuming: {error}"),
+        "hint": hint,
+        "attempt": attempt,
+        "retry_in_ms": u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX),
+    });
+    (false, why)
 }
 
 /// What the self-check adds to a consumer that consumes: only what is known to be deaf is not ready.
@@ -80,7 +105,7 @@ fn judge(queue: &str, host: &str, verdict: Option<&SelfCheckVerdict>) -> (bool, 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use notify_amqp::Hindrance;
 
@@ -88,7 +113,7 @@ mod tests {
 
     #[test]
     fn only_a_consuming_lobby_that_does_not_drain_is_ready() {
-        let (status, receiver) = watch::channel(ConsumerStatus::Connecting { attempt: 3 });
+        let (status, receiver) = watch::channel(ConsumerStatus::Connecting { attempt: 3, after: None });
         let readiness = Readiness::new(receiver, None);
         let (ready, why) = readiness.check();
         assert!(!ready && why["reason"].as_str().is_some_and(|r| r.contains("attempt 3")), "{why}");
@@ -99,6 +124,25 @@ mod tests {
         readiness.begin_drain();
         assert!(!readiness.check().0);
     }
+
+    #[test]
+    fn why_it_does_not_consume_stands_there_while_it_waits_and_while_it_tries_again() {
+        let silent = || ConsumerError::HeartbeatMissed { silent: Duration::from_secs(9) };
+        let failure = ConsumerFailure { error: Arc::new(silent()), hint: Some("look at the link".into()) };
+        let ConsumerFailure { error, hint } = failure.clone();
+        let told = |retry_in_ms| {
+            let reason = format!("not consuming: {}", silent());
+            json!({"ready": false, "reason": reason, "hint": "look at the link", "attempt": 2, "retry_in_ms": retry_in_ms})
+        };
+        let retry_in = Duration::from_millis(400);
+        let (status, receiver) =
+            watch::channel(ConsumerStatus::Waiting { error, hint, attempt: 2, retry_in });
+        let readiness = Readiness::new(receiver, None);
+        assert_eq!(readiness.check(), (false, told(400)));
+        status.send_replace(ConsumerStatus::Connecting { attempt: 3, after: Some(failure) });
+        assert_eq!(readiness.check(), (false, told(0)));
+    }
+
     #[test]
     fn m11_a_consumer_that_is_known_to_be_deaf_is_not_ready_and_what_is_unknown_changes_nothing() {
         let deaf = SelfCheckVerdict::Deaf { quiet: Duration::from_secs(11) };

@@ -146,7 +146,7 @@ impl Consumer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let stats = Arc::new(ConsumerStats::default());
         let (stop, stop_listener) = stop;
-        let (status_tx, status) = watch::channel(ConsumerStatus::Connecting { attempt: 1 });
+        let (status_tx, status) = watch::channel(ConsumerStatus::Connecting { attempt: 1, after: None });
         let (ended_tx, ended) = oneshot::channel();
         let supervisor = Supervisor::new(
             config,

@@ -169,7 +169,7 @@ pub use reply::Reply;
 pub use self_check::{SelfCheck, SelfCheckConfig, SelfCheckError, SelfCheckFault};
 pub use settlement::Ticket;
 pub use stats::{ConsumerStats, Count};
-pub use status::{ConsumerStatus, StopReason, Stopped};
+pub use status::{ConsumerFailure, ConsumerStatus, StopReason, Stopped};
 pub use tls::{TlsOptions, TlsSetupError};
 pub use tls_problem::TlsProblem;
 pub use topology::{Binding, Declare, Topology, TopologyError};

@@ -16,6 +16,8 @@ pub enum ConsumerStatus {
     Connecting {
         /// 1 for the first attempt, and again for the first after a stable connection.
         attempt: u32,
+        /// What went wrong last; `None` until something has.
+        after: Option<ConsumerFailure>,
     },
     /// Messages arrive and are acked.
     Consuming {
@@ -41,6 +43,21 @@ pub enum ConsumerStatus {
     Stopping,
     /// The thread has ended.
     Stopped,
+}
+
+/// Why consuming failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerFailure {
+    /// Why.
+    pub error: Arc<ConsumerError>,
+    /// What a person can do about it, if anything.
+    pub hint: Option<String>,
+}
+
+impl From<ConsumerError> for ConsumerFailure {
+    fn from(error: ConsumerError) -> Self {
+        Self { hint: error.hint(), error: Arc::new(error) }
+    }
 }
 
 impl ConsumerStatus {

@@ -27,7 +27,7 @@ use crate::{
     self_check::SelfCheck,
     settlement::Settlement,
     stats::ConsumerStats,
-    status::{ConsumerStatus, StopReason, Stopped},
+    status::{ConsumerFailure, ConsumerStatus, StopReason, Stopped},
     stop::{StopListener, StopSignal},
 };
 
@@ -97,22 +97,24 @@ impl<D: Dispatch> Supervisor<D> {
         if let Some(warning) = self.config.broker.warning() {
             warn!(warning, "the way to the broker is not safe");
         }
+        let mut last = None;
         loop {
-            let attempt = self.backoff.failures() + 1;
-            self.status.send_replace(ConsumerStatus::Connecting { attempt });
+            self.status.send_replace(connecting(&self.backoff, last));
             let mut stop = self.stop.clone();
             let connected = tokio::select! {
                 biased;
                 _ = stop.wait_for(Option::is_some) => return self.stopped_early(),
                 connected = self.connect() => connected,
             };
-            let error = match connected {
+            let failure = match connected {
                 Ok(session) => match self.consume(session).await {
                     Ok(stopped) => return stopped,
-                    Err(error) => error,
+                    Err(failure) => failure,
                 },
-                Err(error) => error,
+                Err(error) => error.into(),
             };
+            let ConsumerFailure { error, hint } = failure.clone();
+            last = Some(failure);
             if self.config.stop_on_cancel && error.is_cancel() {
                 error!(%error, "not consuming any more");
                 self.stop_signal.give(StopReason::Cancelled);
@@ -120,7 +122,6 @@ impl<D: Dispatch> Supervisor<D> {
             }
             let retry_in = self.wait_after(&error);
             let attempt = self.backoff.failures();
-            let hint = error.hint();
             self.stats.failures.add(1);
             let retry_in_ms = retry_in.as_millis() as u64;
             let advice = hint.as_deref();
@@ -129,7 +130,6 @@ impl<D: Dispatch> Supervisor<D> {
             } else {
                 warn!(%error, hint = advice, attempt, retry_in_ms, "not consuming");
             }
-            let error = Arc::new(error);
             self.status.send_replace(ConsumerStatus::Waiting { error, hint, attempt, retry_in });
             tokio::select! {
                 biased;
@@ -181,7 +181,7 @@ impl<D: Dispatch> Supervisor<D> {
     }
 
     /// `Ok` when stopped, else what ended the session.
-    async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerError> {
+    async fn consume(&mut self, session: Session) -> Result<Stopped, ConsumerFailure> {
         let Session { connection, channel, consumer, host } = session;
         let settlement = Arc::new(Settlement::new(
             self.config.prefetch,
@@ -214,10 +214,10 @@ impl<D: Dispatch> Supervisor<D> {
             Some(patrol) => pump.run(patrol.watch(&connection, &settlement)).await,
             None => pump.run(std::future::pending()).await,
         };
-        if ended.is_err() {
+        let ended = ended.map_err(ConsumerFailure::from);
+        if let Err(failure) = &ended {
             // Before anything that takes time: what the monitor knows of a silence ends with the session.
-            let attempt = self.backoff.failures() + 1;
-            self.status.send_replace(ConsumerStatus::Connecting { attempt });
+            self.status.send_replace(connecting(&self.backoff, Some(failure.clone())));
         }
         if let Some(patrol) = &self.patrol {
             patrol.monitor().end();
@@ -233,7 +233,10 @@ impl<D: Dispatch> Supervisor<D> {
         self.stats.connected.set(0);
         self.stats.unacked.set(0);
         // Nobody would answer an orderly close on a silent line: there, dropping the connection cuts it.
-        if !matches!(ended, Err(ConsumerError::HeartbeatMissed { .. } | ConsumerError::TimedOut { .. })) {
+        let silent = ended.as_ref().is_err_and(|failure| {
+            matches!(*failure.error, ConsumerError::HeartbeatMissed { .. } | ConsumerError::TimedOut { .. })
+        });
+        if !silent {
             stopped.clean &= connection.close().await;
         }
         if ended.is_ok() {
@@ -260,6 +263,10 @@ impl<D: Dispatch> Supervisor<D> {
         info!("consumer stopped while it had no connection");
         stopped(&self.stop)
     }
+}
+
+fn connecting(backoff: &Backoff, after: Option<ConsumerFailure>) -> ConsumerStatus {
+    ConsumerStatus::Connecting { attempt: backoff.failures() + 1, after }
 }
 
 /// Nothing unfinished, nothing in order, with the reason that was given if one was.
