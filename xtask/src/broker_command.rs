@@ -1,9 +1,9 @@
 //! `cargo xtask broker`: a broker until Ctrl-C.
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::broker::{Broker, BrokerOptions};
+use crate::interruption::Interruption;
 use crate::progress;
 
 /// Options of the command.
@@ -19,21 +19,16 @@ pub(crate) struct Options {
 
 /// Starts a broker, says where it is, and stops it on Ctrl-C or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interruption = Interruption::heed()?;
     let mut progress = progress::to_stderr();
     let wanted = BrokerOptions::from_env(options.pull)?;
     let started = tokio::select! {
         started = Broker::start(&wanted, &mut progress) => started?,
         // Dropping the start stops what it has begun.
-        _ = interrupt.recv() => return Ok(()),
-        _ = terminate.recv() => return Ok(()),
+        () = interruption.comes() => return Ok(()),
     };
     println!("{}", describe(&started, options.json));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    interruption.comes().await;
     started.stop().await
 }
 

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::PATIENCE;
+use crate::late::Late;
 
 /// Names under which systems know it.
 const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -134,7 +135,8 @@ impl Page {
         while self.value(expression).await? != json!(true) {
             if begin.elapsed() > PATIENCE {
                 let shown = self.value("document.body?.innerText").await?;
-                bail!("the page never had {what}; it shows:\n{}", shown.as_str().unwrap_or_default());
+                let shown = shown.as_str().unwrap_or_default();
+                bail!(Late(format!("the page never had {what}; it shows:\n{shown}")));
             }
             sleep(POLL).await;
         }

@@ -2,7 +2,8 @@
 //!
 //! A scenario is a claim with a name. Each has a virtual host and lobbies of its own, so that several run side by
 //! side; those that restart the broker run last, alone. What real clients received before a sentinel decides, never
-//! how long something took. A failing scenario shows what was expected, what came, and the lobby's last log lines.
+//! how long something took: one that was only too late beside others is played once more at the end, alone, and the
+//! report says so. A failing scenario shows what was expected, what came, and the lobby's last log lines.
 
 mod addressing;
 mod admittance;
@@ -56,6 +57,7 @@ use report::{Report, Verdict};
 use stage::Stage;
 
 use crate::broker::{Broker, BrokerOptions};
+use crate::late::Late;
 use crate::stage::{self, flood, notifier, proxy};
 
 /// A scenario still running after this long is a failure of its own; each wait inside it has a shorter limit.
@@ -159,6 +161,7 @@ pub(crate) fn scenario_names() -> impl Iterator<Item = &'static str> {
     SCENARIOS.iter().map(|scenario| scenario.name)
 }
 
+/// Runs them, and once more, alone, what was only too late beside others: see [`crate::late`].
 async fn perform(
     chosen: &[&'static Scenario],
     broker: &Arc<Broker>,
@@ -185,8 +188,20 @@ async fn perform(
             run_one(scenario, &broker, lobby).await
         });
     }
+    let mut late = Vec::new();
     while let Some(verdict) = running.join_next().await {
-        report.add(verdict.context("a scenario's runner")?);
+        let verdict = verdict.context("a scenario's runner")?;
+        if verdict.is_late() && chosen.len() > 1 && options.jobs > 1 {
+            eprintln!("too late, once more at the end, alone: {verdict}");
+            late.push(verdict);
+        } else {
+            report.add(verdict);
+        }
+    }
+    for verdict in late {
+        let scenario = chosen.iter().find(|scenario| scenario.name == verdict.name());
+        let scenario = scenario.context("a scenario that was not chosen")?;
+        report.add(verdict.again(run_one(scenario, broker, lobby.to_owned()).await));
     }
     for scenario in chosen.iter().copied().filter(|scenario| scenario.sharing != Sharing::SideBySide) {
         report.add(run_one(scenario, broker, lobby.to_owned()).await);
@@ -229,7 +244,7 @@ async fn run_one(scenario: &'static Scenario, broker: &Arc<Broker>, lobby: PathB
     });
     let result = match acting.await {
         Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(anyhow::anyhow!("still running after {SCENARIO_LIMIT:?}")),
+        Ok(Err(_)) => Err(Late(format!("still running after {SCENARIO_LIMIT:?}")).into()),
         Err(panic) => Err(anyhow::anyhow!("panicked: {panic}")),
     };
     match result {

@@ -291,7 +291,7 @@ impl Task {
         });
         let outcome = match acting.await {
             Ok(Ok(outcome)) => outcome.and_then(|()| scene.no_panic()),
-            Ok(Err(_)) => Err(record::Late(format!("still running after {limit:?}")).into()),
+            Ok(Err(_)) => Err(crate::late::Late(format!("still running after {limit:?}")).into()),
             Err(panic) => Err(anyhow::anyhow!("panicked: {panic}")),
         };
         let log = scene.last_log_lines();
@@ -311,7 +311,7 @@ impl Task {
             row: self.row.id.to_owned(),
             form: self.form.name().to_owned(),
             passed: outcome.is_ok() && skipped.is_none(),
-            late: outcome.as_ref().is_err_and(record::is_late),
+            late: outcome.as_ref().is_err_and(crate::late::is_late),
             skipped,
             error: outcome.err().map(|error| format!("{error:#}")),
             seconds,

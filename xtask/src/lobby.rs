@@ -28,6 +28,7 @@ pub(crate) use metrics::Metrics;
 pub(crate) use running::Running;
 
 use crate::client::Transport;
+use crate::late::Late;
 use crate::{PATIENCE, http};
 
 /// Between two looks at something that cannot be waited for.
@@ -173,7 +174,10 @@ impl Setup {
             if let Some(status) = running.child.try_wait().context("look at the command")? {
                 bail!("lobby {:?} exited with {status}: {:?}", self.arguments, running.told.lines());
             }
-            ensure!(start.elapsed() < PATIENCE, "lobby {:?} never said `{ready}`", self.arguments);
+            ensure!(
+                start.elapsed() < PATIENCE,
+                Late(format!("lobby {:?} never said `{ready}`", self.arguments))
+            );
             sleep(POLL).await;
         }
         Ok(running)
@@ -281,9 +285,7 @@ impl Lobby {
             }
             ensure!(
                 start.elapsed() < PATIENCE,
-                "/ready never said {wanted} {reason}: {} {}",
-                answer.status,
-                answer.body
+                Late(format!("/ready never said {wanted} {reason}: {} {}", answer.status, answer.body))
             );
             self.still_running()?;
             sleep(POLL).await;
@@ -308,7 +310,7 @@ impl Lobby {
             if wanted(&metrics) {
                 return Ok(metrics);
             }
-            ensure!(start.elapsed() < PATIENCE, "metrics never showed {what}:\n{metrics}");
+            ensure!(start.elapsed() < PATIENCE, Late(format!("metrics never showed {what}:\n{metrics}")));
             sleep(POLL).await;
         }
     }
@@ -374,7 +376,7 @@ impl Lobby {
         let start = Instant::now();
         while tokio::net::TcpStream::connect(address).await.is_err() {
             self.still_running().with_context(|| format!("before {address} was up"))?;
-            ensure!(start.elapsed() < PATIENCE, "nobody listens at {address}");
+            ensure!(start.elapsed() < PATIENCE, Late(format!("nobody listens at {address}")));
             sleep(POLL).await;
         }
         Ok(address)
@@ -394,7 +396,10 @@ impl Lobby {
                     .with_context(|| format!("address `{address}` of listener {listener}"));
             }
             self.still_running().with_context(|| format!("before listener {listener} was up"))?;
-            ensure!(start.elapsed() < PATIENCE, "the log never said `listening` for {listener}");
+            ensure!(
+                start.elapsed() < PATIENCE,
+                Late(format!("the log never said `listening` for {listener}"))
+            );
             sleep(POLL).await;
         }
     }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use interruption::unless_interrupted;
+
 mod amqp_wire;
 mod apt;
 mod bench;
@@ -26,7 +28,9 @@ mod environment;
 mod faults;
 mod fuzz;
 mod http;
+mod interruption;
 mod java;
+mod late;
 mod lobby;
 mod node;
 mod process;
@@ -110,19 +114,10 @@ async fn main() -> ExitCode {
         Command::Deployment => deployment::check().await,
         Command::Dist(options) => dist::dist(&options).await,
         Command::Test => ci::test().await,
-        Command::E2e(options) => tokio::select! {
-            outcome = e2e::e2e(&options) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        },
-        Command::Faults(options) => tokio::select! {
-            outcome = faults::faults(&options) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        },
-        Command::Fuzz(options) => tokio::select! {
-            outcome = fuzz::fuzz(&options) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        },
-        Command::Bench(options) => bench::bench(&options).await,
+        Command::E2e(options) => unless_interrupted(e2e::e2e(&options)).await,
+        Command::Faults(options) => unless_interrupted(faults::faults(&options)).await,
+        Command::Fuzz(options) => unless_interrupted(fuzz::fuzz(&options)).await,
+        Command::Bench(options) => unless_interrupted(bench::bench(&options)).await,
         Command::BenchFloor(options) => bench::floor::serve(&options),
         Command::Broker(options) => broker_command::run(options).await,
         Command::BrokerImage { force } => docker::broker_image(force).await,

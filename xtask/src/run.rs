@@ -16,6 +16,7 @@ use self::demo::Audience;
 use crate::amqp_wire::AmqpUrl;
 use crate::broker::{Broker, BrokerOptions};
 use crate::client::Transport;
+use crate::interruption::Interruption;
 use crate::lobby::{Lobby, LogBook, Setup};
 use crate::{build, progress, token};
 
@@ -44,9 +45,10 @@ pub(crate) async fn run(once: bool, pull: bool) -> anyhow::Result<()> {
 
 async fn with_broker(broker: &Broker, once: bool, progress: &mut impl FnMut(&str)) -> anyhow::Result<()> {
     let log = LogBook::default();
+    let mut interruption = Interruption::heed()?;
     let shown = tokio::select! {
         shown = start_and_show(broker, &log, progress) => shown,
-        interrupted = tokio::signal::ctrl_c() => return interrupted.context("wait for Ctrl-C"),
+        () = interruption.comes() => return Ok(()),
     };
     let (mut lobby, audience) = shown.inspect_err(|_| show_log(&log))?;
     if !once {
@@ -66,7 +68,7 @@ async fn with_broker(broker: &Broker, once: bool, progress: &mut impl FnMut(&str
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C")?,
+            () = interruption.comes() => {}
             () = staying => {}
             ended = lobby.exited(A_YEAR) => {
                 show_log(&log);

@@ -20,6 +20,7 @@ use crate::PATIENCE;
 use crate::amqp_wire::{AmqpUrl, CONNECTION_NAME, Connection, QueueState, percent_encode};
 use crate::broker::{Broker, Management, Vhost};
 use crate::client::{Client, Transport};
+use crate::late::Late;
 use crate::lobby::{Lobby, LogBook, Setup};
 use crate::token;
 
@@ -153,7 +154,10 @@ impl Stage {
             if closed {
                 return Ok(begin);
             }
-            ensure!(start.elapsed() < PATIENCE, "management never listed a connection of the lobby");
+            ensure!(
+                start.elapsed() < PATIENCE,
+                Late("management never listed a connection of the lobby".to_owned())
+            );
             sleep(POLL).await;
         }
     }

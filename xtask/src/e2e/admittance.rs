@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::{error::Error as WebSocketError, http::Statu
 use super::addressing::received;
 use super::stage::{SECRET, Stage};
 use crate::client::{Client, Dialing, Event, Transport};
+use crate::late::Late;
 use crate::lobby::Lobby;
 use crate::{PATIENCE, token};
 
@@ -114,7 +115,7 @@ pub(super) async fn connection_rates(stage: &Stage) -> anyhow::Result<()> {
 
             let start = Instant::now();
             while let Knock::Refused(_) = knock(&lobby, transport, HERE).await? {
-                ensure!(start.elapsed() < PATIENCE, "{setting}: who waits is never let in");
+                ensure!(start.elapsed() < PATIENCE, Late(format!("{setting}: who waits is never let in")));
                 sleep(Duration::from_millis(100)).await;
             }
             let sentinel = stage.notifier().await?.sentinel().await?;

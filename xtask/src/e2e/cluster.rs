@@ -15,6 +15,7 @@ use crate::PATIENCE;
 use crate::amqp_wire::{AmqpUrl, Outcome, percent_encode};
 use crate::broker::Cluster;
 use crate::client::Transport;
+use crate::late::Late;
 use crate::lobby::{Lobby, Setup};
 
 /// What the lobbies connect to first.
@@ -59,7 +60,7 @@ impl Side {
         let start = Instant::now();
         // A quorum queue's node, its leader's, is told after a moment.
         while cluster.management(HOLDING).get(&path).await?["node"] != cluster.name(HOLDING) {
-            ensure!(start.elapsed() < PATIENCE, "the {kind} queue is not on its node");
+            ensure!(start.elapsed() < PATIENCE, Late(format!("the {kind} queue is not on its node")));
             sleep(Duration::from_millis(100)).await;
         }
         let setup = setup(stage, cluster).set("LOBBY_BROKER__EXCHANGE", &exchange);

@@ -12,6 +12,7 @@ use super::refusals::exits;
 use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::percent_encode;
+use crate::late::Late;
 
 const READY: &str = "listening at exchange";
 
@@ -72,7 +73,10 @@ pub(super) async fn recording_with_a_gap(stage: &Stage) -> anyhow::Result<()> {
             notifier.notify_user(42, &numbered(1)).await?;
             sleep(std::time::Duration::from_millis(50)).await;
             recorded = std::fs::read_to_string(&file).context("read the recording")?.lines().count();
-            ensure!(start.elapsed() < PATIENCE, "nothing more is recorded: {:?}", told.lines());
+            ensure!(
+                start.elapsed() < PATIENCE,
+                Late(format!("nothing more is recorded: {:?}", told.lines()))
+            );
         }
         anyhow::Ok(())
     };
@@ -80,7 +84,10 @@ pub(super) async fn recording_with_a_gap(stage: &Stage) -> anyhow::Result<()> {
     proxy.cut();
     let start = Instant::now();
     while !told.holds("messages are missing") {
-        ensure!(start.elapsed() < PATIENCE, "the lost connection is not told: {:?}", told.lines());
+        ensure!(
+            start.elapsed() < PATIENCE,
+            Late(format!("the lost connection is not told: {:?}", told.lines()))
+        );
         sleep(std::time::Duration::from_millis(25)).await;
     }
     proxy.open();

@@ -24,6 +24,7 @@ use crate::amqp_wire::{AmqpUrl, Message, Outcome, Properties, Publisher};
 use crate::broker::ports;
 use crate::client::Transport;
 use crate::deployment::HAPROXY;
+use crate::late::Late;
 use crate::lobby::{Lobby, Setup};
 use crate::stage::Stage;
 use crate::stage::notifier::numbered;
@@ -213,7 +214,7 @@ impl Pair {
                 let said = std::fs::read_to_string(stage.directory().join("haproxy.log")).unwrap_or_default();
                 bail!("HAProxy exited with {status}: {said}");
             }
-            ensure!(begin.elapsed() < PATIENCE, "HAProxy does not listen after {PATIENCE:?}");
+            ensure!(begin.elapsed() < PATIENCE, Late(format!("HAProxy does not listen after {PATIENCE:?}")));
             sleep(TICK).await;
         }
         Ok(Self { lobbies, setups, _haproxy: haproxy, tcp: at(tcp), websocket: at(websocket) })

@@ -28,6 +28,7 @@ use crate::PATIENCE;
 use crate::amqp_wire::{Connection, Got, WrittenProperties};
 use crate::client::{Client, Line, Transport};
 use crate::environment::Environment;
+use crate::late::Late;
 use crate::{java, node, python};
 
 /// What the programs give their publishers, for connecting.
@@ -175,7 +176,7 @@ async fn overheard(ear: &Connection, queue: &str) -> anyhow::Result<Got> {
         if let Some(got) = ear.get(queue).await? {
             return Ok(got);
         }
-        ensure!(start.elapsed() < PATIENCE, "the message never reached the exchange");
+        ensure!(start.elapsed() < PATIENCE, Late("the message never reached the exchange".to_owned()));
         sleep(POLL).await;
     }
 }

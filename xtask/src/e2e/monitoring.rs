@@ -14,6 +14,7 @@ use crate::amqp_wire::percent_encode;
 use crate::broker::ports;
 use crate::client::Transport;
 use crate::deployment::{self, PROMETHEUS, selectors};
+use crate::late::Late;
 use crate::stage::Stage;
 use crate::{apt, http};
 
@@ -99,7 +100,7 @@ impl Prometheus {
             if let Some(status) = started._process.try_wait()? {
                 bail!("Prometheus exited with {status}");
             }
-            ensure!(begin.elapsed() < PATIENCE, "Prometheus is not ready after {PATIENCE:?}");
+            ensure!(begin.elapsed() < PATIENCE, Late(format!("Prometheus is not ready after {PATIENCE:?}")));
             sleep(POLL).await;
         }
         Ok(started)
@@ -115,7 +116,7 @@ impl Prometheus {
     async fn until(&self, expression: &str) -> anyhow::Result<()> {
         let begin = Instant::now();
         while self.ask(expression).await?.is_empty() {
-            ensure!(begin.elapsed() < PATIENCE, "Prometheus never saw {expression}");
+            ensure!(begin.elapsed() < PATIENCE, Late(format!("Prometheus never saw {expression}")));
             sleep(POLL).await;
         }
         Ok(())
@@ -134,7 +135,7 @@ impl Prometheus {
             }
             let bad = rules.iter().find(|rule| rule["health"] == "err");
             ensure!(bad.is_none(), "a rule fails: {bad:?}");
-            ensure!(begin.elapsed() < PATIENCE, "rules were not evaluated: {answer}");
+            ensure!(begin.elapsed() < PATIENCE, Late(format!("rules were not evaluated: {answer}")));
             sleep(POLL).await;
         }
     }

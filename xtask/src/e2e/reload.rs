@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::stage::Stage;
 use crate::PATIENCE;
 use crate::client::{Client, Transport};
+use crate::late::Late;
 use crate::lobby::Lobby;
 use crate::token;
 
@@ -97,7 +98,7 @@ async fn logged(lobby: &Lobby, says: &str) -> anyhow::Result<String> {
         if let Some(line) = lobby.log().lines().into_iter().find(|line| line.contains(says)) {
             return Ok(line);
         }
-        ensure!(start.elapsed() < PATIENCE, "the log never said `{says}`");
+        ensure!(start.elapsed() < PATIENCE, Late(format!("the log never said `{says}`")));
         sleep(std::time::Duration::from_millis(25)).await;
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::stage::Stage;
 use crate::PATIENCE;
 use crate::client::Transport;
+use crate::late::Late;
 
 /// One look as JSON and as a page without colours; a lobby that is not there is named.
 pub(super) async fn top_command(stage: &Stage) -> anyhow::Result<()> {
@@ -28,7 +29,7 @@ pub(super) async fn top_command(stage: &Stage) -> anyhow::Result<()> {
             ensure!(object["per_second"]["messages"].is_number(), "no rate: {object}");
             break;
         }
-        ensure!(start.elapsed() < PATIENCE, "never showed the session: {object}");
+        ensure!(start.elapsed() < PATIENCE, Late(format!("never showed the session: {object}")));
     }
     let page = top(&["--admin", &admin]).run_to_exit().await?;
     ensure!(page.status.success() && page.stdout.contains("WebSocket 1"), "lobby top: {}", page.stdout);

@@ -9,6 +9,7 @@ use super::stage::Stage;
 use crate::PATIENCE;
 use crate::amqp_wire::{Connection, percent_encode};
 use crate::broker::Management;
+use crate::late::Late;
 use crate::lobby::{Finished, Setup};
 
 /// The usual lobby with dead letters, which knows where the management API is.
@@ -52,7 +53,10 @@ async fn finds(setup: &Setup, wanted: &[&str]) -> anyhow::Result<Vec<Value>> {
             ensure!(finished.status.code() == Some(code), "{:?} for {wrong:?}", finished.status);
             return Ok(findings);
         }
-        ensure!(start.elapsed() < PATIENCE, "check never found {wanted:?} and nothing else: {findings:#?}");
+        ensure!(
+            start.elapsed() < PATIENCE,
+            Late(format!("check never found {wanted:?} and nothing else: {findings:#?}"))
+        );
         sleep(std::time::Duration::from_millis(100)).await;
     }
 }

@@ -8,6 +8,7 @@ use super::notifier::Notifier;
 use super::stage::Stage;
 use crate::PATIENCE;
 use crate::client::Transport;
+use crate::late::Late;
 use crate::lobby::{Finished, Lobby};
 
 /// `lobby trace` says for a user who is here, one who is not, and for what was dropped, what became of each message.
@@ -71,7 +72,7 @@ async fn asked(
         if decisions.iter().filter(|decision| decision["outcome"] == of).count() >= count {
             return Ok(answer);
         }
-        ensure!(start.elapsed() < PATIENCE, "never {count} {of}: {answer}");
+        ensure!(start.elapsed() < PATIENCE, Late(format!("never {count} {of}: {answer}")));
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::PATIENCE;
 use crate::amqp_wire::Outcome;
 use crate::client::{Client, Line};
+use crate::late::Late;
 use crate::stage::notifier::{Notifier, numbered};
 use crate::stage::tally::{Outcomes, Tally};
 
@@ -37,7 +38,7 @@ impl Ledger {
     pub(super) async fn until_routed(&mut self, notifier: &mut Notifier) -> anyhow::Result<()> {
         let start = Instant::now();
         while self.publish(notifier).await? != Outcome::Confirmed {
-            ensure!(start.elapsed() < PATIENCE, "nothing was routed in {:?}", PATIENCE);
+            ensure!(start.elapsed() < PATIENCE, Late(format!("nothing was routed in {:?}", PATIENCE)));
             sleep(Duration::from_millis(5)).await;
         }
         Ok(())

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::row::{Row, Sharing, Takes};
 use super::scene::Scene;
 use crate::client::{Client, Transport};
+use crate::late::Late;
 use crate::lobby::Lobby;
 use crate::stage::SECRET;
 use crate::token;
@@ -86,7 +87,7 @@ async fn expiry(scene: &Scene) -> anyhow::Result<()> {
         let start = Instant::now();
         while token::now()? < expires + 2 {
             sleep(Duration::from_millis(50)).await;
-            ensure!(start.elapsed() < crate::PATIENCE, "the clock stands still");
+            ensure!(start.elapsed() < crate::PATIENCE, Late("the clock stands still".to_owned()));
         }
         hears(scene, &mut player).await.context("after its token expired")?;
         drop(player);

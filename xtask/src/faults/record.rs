@@ -4,20 +4,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tokio::time::error::Elapsed;
 
 use super::figures::Figures;
 use super::row::order;
-
-/// Something took longer than it may.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Late(pub(super) String);
-
-/// Whether a time limit is what an error is about, and not what was seen.
-pub(super) fn is_late(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Late>() || cause.is::<Elapsed>())
-}
 
 /// One row's last run in one form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,8 +99,6 @@ pub(super) fn example(row: &str, form: &str, seconds: f64) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -123,16 +110,6 @@ mod tests {
         let seen: Vec<_> = all.iter().map(|r| (r.row.as_str(), r.form.as_str(), r.seconds)).collect();
         let want = [("B2", "long", 2.0), ("B2", "short", 1.0), ("B10", "long", 1.0), ("C1", "short", 2.0)];
         assert_eq!(seen, want);
-    }
-
-    #[tokio::test]
-    async fn only_lateness_is_excused() {
-        let late = Err::<(), _>(Late("recovered after 3 s, limit 2 s".to_owned())).context("round 2");
-        assert!(is_late(&late.unwrap_err()));
-        let waited = tokio::time::timeout(Duration::ZERO, std::future::pending::<()>()).await;
-        assert!(is_late(&waited.context("a line never came").unwrap_err()));
-        assert!(!is_late(&anyhow::anyhow!("player 1: 3 lost")));
-        assert!(!is_late(&anyhow::anyhow!("a lobby panicked: at main.rs:1")));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::watch::Census;
 use crate::PATIENCE;
 use crate::amqp_wire::{Connection, Outcome};
 use crate::client::Transport;
+use crate::late::Late;
 use crate::lobby::Metrics;
 use crate::stage::Going;
 
@@ -118,7 +119,7 @@ async fn queue_expired(scene: &Scene) -> anyhow::Result<()> {
             if Connection::open(scene.url()).await?.queue_state(&scene.queue()).await.is_err() {
                 break;
             }
-            ensure!(start.elapsed() < PATIENCE, "the queue never expired");
+            ensure!(start.elapsed() < PATIENCE, Late("the queue never expired".to_owned()));
         }
         let outcome = ledger.publish(&mut notifier).await?;
         ensure!(outcome == Outcome::Returned, "without a queue a message was {outcome:?}");

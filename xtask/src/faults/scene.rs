@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::figures::Figures;
-use super::record::Late;
 use super::row::{Form, Row};
 use super::watch::{Census, Watch};
 use crate::broker::Broker;
+use crate::late::Late;
 use crate::lobby::{Lobby, Setup};
 use crate::stage::Stage;
 use crate::stage::tally::Tally;

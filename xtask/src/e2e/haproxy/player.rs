@@ -12,6 +12,7 @@ use super::diary::{Diary, Visit};
 use crate::PATIENCE;
 use crate::client::{Client, Event, Transport};
 use crate::e2e::SCENARIO_LIMIT;
+use crate::late::Late;
 use crate::stage::SECRET;
 use crate::token;
 
@@ -80,7 +81,10 @@ impl Player {
             };
             match tried.await {
                 Ok(client) => return Ok(client),
-                Err(error) => ensure!(begin.elapsed() < PATIENCE, "player {}: {error:#}", self.diary.user),
+                Err(error) => ensure!(
+                    begin.elapsed() < PATIENCE,
+                    Late(format!("player {}: {error:#}", self.diary.user))
+                ),
             }
             self.diary.refused += 1;
             sleep(AGAIN).await;

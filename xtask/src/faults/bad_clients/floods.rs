@@ -15,8 +15,8 @@ use crate::PATIENCE;
 use crate::bench::crowd::{Crowd, Place};
 use crate::client::Transport;
 use crate::faults::raw::{Raw, auth, holds, upgrade};
-use crate::faults::record::Late;
 use crate::faults::scene::Scene;
+use crate::late::Late;
 use crate::stage::SECRET;
 use crate::token;
 

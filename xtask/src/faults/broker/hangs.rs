@@ -7,9 +7,9 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::PATIENCE;
-use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::traffic::{Traffic, reconnects};
+use crate::late::Late;
 
 /// `lobby publish` was not confirmed in time.
 const WAITED: i32 = 75;
@@ -134,7 +134,7 @@ async fn seen(management: &crate::broker::Management, field: &str, wanted: bool)
         if nodes[0][field] == wanted {
             return Ok(());
         }
-        ensure!(start.elapsed() < PATIENCE, "the broker's `{field}` never was {wanted}");
+        ensure!(start.elapsed() < PATIENCE, Late(format!("the broker's `{field}` never was {wanted}")));
         sleep(Duration::from_millis(100)).await;
     }
 }

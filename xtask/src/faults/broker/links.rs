@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::client::Transport;
 use crate::faults::ledger::Ledger;
-use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::traffic::{Traffic, reconnects};
+use crate::late::Late;
 use crate::stage::proxy::Way;
 
 /// Offsets of the short form are so far apart: no divisor of a frame's parts, so that all parts are met.

@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::client::{Client, Dialing, Transport};
-use crate::faults::record::Late;
 use crate::faults::scene::Scene;
+use crate::late::Late;
 use crate::lobby::Lobby;
 use crate::stage::SECRET;
 use crate::token;

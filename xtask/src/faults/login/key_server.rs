@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::PATIENCE;
+use crate::late::Late;
 
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 64;
@@ -88,7 +89,10 @@ impl KeyServer {
             if let Some(asked) = self.shared.asked().get(before).filter(|asked| asked.lasted.is_some()) {
                 return Ok(*asked);
             }
-            ensure!(start.elapsed() < PATIENCE, "nobody asked for keys in {PATIENCE:?}, or it did not end");
+            ensure!(
+                start.elapsed() < PATIENCE,
+                Late(format!("nobody asked for keys in {PATIENCE:?}, or it did not end"))
+            );
             sleep(POLL).await;
         }
     }

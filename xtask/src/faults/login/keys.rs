@@ -9,9 +9,9 @@ use tokio::time::{Duration, Instant};
 use super::key_server::{Answer, Asked, KeyServer};
 use super::signer::{Signer, key_set};
 use crate::client::{Client, Transport};
-use crate::faults::record::Late;
 use crate::faults::scene::Scene;
 use crate::faults::watch::Census;
+use crate::late::Late;
 use crate::lobby::Lobby;
 use crate::token;
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Client, Transport};
 use crate::faults::scene::Scene;
 use crate::faults::traffic::{Traffic, reconnects};
+use crate::late::Late;
 use crate::lobby::Lobby;
 use crate::stage::SECRET;
 use crate::{PATIENCE, apt, token};
@@ -89,7 +90,7 @@ async fn until_clock(lobby: &Lobby, ahead: i64) -> anyhow::Result<()> {
         if (told - i64::try_from(token::now()?)? - ahead).abs() < 60 {
             return Ok(());
         }
-        ensure!(begin.elapsed() < PATIENCE, "the lobby's clock never jumped by {ahead} s");
+        ensure!(begin.elapsed() < PATIENCE, Late(format!("the lobby's clock never jumped by {ahead} s")));
         sleep(std::time::Duration::from_millis(50)).await;
     }
 }

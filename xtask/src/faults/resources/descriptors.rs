@@ -10,6 +10,7 @@ use crate::client::Transport;
 use crate::faults::raw::Raw;
 use crate::faults::scene::Scene;
 use crate::faults::traffic::{Traffic, reconnects};
+use crate::late::Late;
 use crate::stage::SECRET;
 use crate::token;
 
@@ -41,7 +42,10 @@ pub(super) async fn too_few(scene: &Scene) -> anyhow::Result<()> {
             if again.await.is_ok() {
                 break;
             }
-            ensure!(begin.elapsed() < crate::PATIENCE, "nobody is let in after the crowd has gone");
+            ensure!(
+                begin.elapsed() < crate::PATIENCE,
+                Late("nobody is let in after the crowd has gone".to_owned())
+            );
             sleep(Duration::from_millis(50)).await;
         }
         scene.timed(begin.elapsed());
