@@ -8,11 +8,12 @@
 use std::{
     fs::File,
     io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context as _, ensure};
-use tokio::process::Command;
+use anyhow::Context as _;
 
 mod amqp;
 pub(crate) mod body;
@@ -202,11 +203,10 @@ impl Cast {
     }
 }
 
-/// Runs the same command in a release build of this program: what drives must not be what is measured.
+/// Becomes a release build of this program that does the same: what drives must not be what is measured. A signal to this
+/// process is one to that, which ends what it has started.
 pub(crate) async fn in_release() -> anyhow::Result<()> {
     let program = build::release("xtask", "xtask").await?;
-    let status = Command::new(program).args(std::env::args_os().skip(1)).kill_on_drop(true).status().await;
-    let status = status.context("run the release build of xtask")?;
-    ensure!(status.success(), "the release build of xtask failed: {status}");
-    Ok(())
+    Err(Command::new(program).args(std::env::args_os().skip(1)).exec())
+        .context("run the release build of xtask")
 }
