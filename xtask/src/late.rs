@@ -1,7 +1,8 @@
 //! What was only too late, told from what was wrong.
 //!
 //! Tests run side by side, on machines that do other work too. One that failed because something did not come in time runs
-//! once more, alone, and a report says so; what was seen and wrong fails at once.
+//! once more, alone, and a report says so; what was seen and wrong fails at once. A line that a client never got is late, too:
+//! what is lost under load is counted by the ledger of the faults, which excuses nothing.
 
 use tokio::time::error::Elapsed;
 
